@@ -1,0 +1,43 @@
+# make reproduce: environment, data, training, notebooks, results/index.html     make test: the whole test suite
+PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3.13 || command -v python3)
+VENV ?= .venv
+PRESET ?= small
+JOBS ?= 2
+SEEDS ?= 1
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+# One thread a process: the suite runs JOBS processes side by side, and tests compare floats bit for bit.
+export OMP_NUM_THREADS := 1
+export TOKENIZERS_PARALLELISM := false
+
+.PHONY: reproduce report test test-slow lint clean
+
+reproduce: $(STAMP)
+	$(BIN)/unisr reproduce --preset $(PRESET) --seeds $(SEEDS) --jobs $(JOBS)
+
+report: $(STAMP)
+	$(BIN)/unisr report
+
+# Tests and notebooks in one pytest session; loadfile keeps the cells of a notebook together and in order.
+# Runs made by the notebooks go to a folder of their own, so that no stored run can stand in for a broken one.
+test: $(STAMP)
+	rm -rf .test-results
+	UNISR_RESULTS=$(CURDIR)/.test-results $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --nbval tests notebooks
+
+test-slow: $(STAMP)
+	$(BIN)/python -m pytest -m slow tests
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+
+clean:
+	rm -rf $(VENV) .test-results build unisr.egg-info .pytest_cache .ruff_cache
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+
+# torch comes first, under its pin, so that no other package can pull a CUDA build (see constraints.txt).
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q -c constraints.txt torch
+	$(BIN)/python -m pip install -q -c constraints.txt -e .[test]
+	touch $@

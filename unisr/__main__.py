@@ -1,0 +1,5 @@
+"""`python -m unisr` is the command `unisr`."""
+
+from unisr.cli import app
+
+app(prog_name="unisr")

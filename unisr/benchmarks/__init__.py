@@ -1,0 +1,1 @@
+"""Speed measurements, printed as tables: `python -m unisr.benchmarks.data`, `… .ranking`."""

@@ -1,0 +1,133 @@
+"""Typed configuration: one `RunConfig` describes one run and has one stable id."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, model_validator
+
+PROTOCOL_VERSION = 1
+"""Part of every config id: raised when data, candidates or evaluation change results."""
+
+PRESETS = ("quick", "small", "full", "paper")
+Preset = Literal["quick", "small", "full", "paper"]
+CandidateKind = Literal["uniform", "popularity", "hard"]
+HistoryRule = Literal["clean", "released"]
+
+QUICK_USERS = 200
+"""Users kept by the quick preset (a keyed sample of the dataset's users)."""
+
+
+class Settings(BaseModel):
+    """Base of all settings: immutable, and an unknown field is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ModelConfig(Settings):
+    """Base of a method's hyper-parameters; each method class has its own `Config`."""
+
+
+class TrainConfig(Settings):
+    """How a method is trained. One `epoch` draws `epoch_examples` positives."""
+
+    epochs: int = Field(20, ge=0)
+    """Upper bound on epochs; 0 leaves the model as built."""
+    epoch_examples: int | None = Field(None, ge=1)
+    """Positives drawn per epoch over all trained tasks; None takes every one."""
+    batch_size: int = Field(512, ge=1)
+    """Positives in a batch (users, for methods trained on whole sequences)."""
+    negatives: int = Field(4, ge=1)
+    """Sampled negatives per positive."""
+    learning_rate: float = Field(1e-3, gt=0)
+    weight_decay: float = Field(0.0, ge=0)
+    """Decoupled (AdamW), on tensors of two or more dimensions only."""
+    schedule: Literal["constant", "linear", "cosine", "plateau"] = "constant"
+    """linear and cosine decay to 0 over `epochs`; plateau divides by 10 after 3 epochs without gain."""
+    warmup_steps: int = Field(0, ge=0)
+    clip_norm: float | None = Field(5.0, gt=0)
+    accumulation: int = Field(1, ge=1)
+    """Batches per optimiser step."""
+    precision: Literal["no", "bf16"] = "no"
+    patience: int = Field(5, ge=1)
+    """Epochs without a better mean validation NDCG@5 before training stops."""
+    validation_users: int | None = Field(None, ge=1)
+    """Users of the validation split that are ranked after each epoch; None takes all."""
+    evaluation_batch: int = Field(128, ge=1)
+    """Queries ranked at once; changes speed and memory, never a score."""
+
+
+class RunConfig(Settings):
+    """One method on one dataset with one seed.
+
+    `training` and `model` may be given as partial dictionaries: they are laid over the method's
+    preset and become typed objects, so that a stored config is always complete.
+
+    Raises:
+        UnknownNameError: method, dataset or preset is not registered (near names are listed).
+        ConfigError: the method has no such preset.
+        pydantic.ValidationError: a value is out of range; the message says what is allowed.
+    """
+
+    method: str
+    dataset: str = "ml-100k"
+    preset: Preset = "small"
+    seed: int = Field(0, ge=0)
+    candidates: CandidateKind = "uniform"
+    histories: HistoryRule = "clean"
+    max_users: int | None = Field(None, ge=2)
+    """Users kept (a keyed sample); the quick preset keeps `QUICK_USERS`."""
+    training: TrainConfig
+    model: SerializeAsAny[ModelConfig]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _complete(cls, values: Any) -> Any:
+        from unisr import registry
+        from unisr.data import sources
+        from unisr.errors import ConfigError, UnknownNameError
+
+        values = dict(values)
+        method = registry.method(values.get("method", ""))
+        values["method"] = method.card.name
+        sources.source(values.setdefault("dataset", "ml-100k"))
+        preset = values.setdefault("preset", "small")
+        if preset not in PRESETS:
+            raise UnknownNameError("preset", preset, PRESETS)
+        if preset not in method.presets:
+            raise ConfigError(f"{method.card.name} has no preset {preset!r}; it has {', '.join(method.presets)}")
+        if preset == "quick":
+            values.setdefault("max_users", QUICK_USERS)
+        train, model = method.presets[preset]
+        values["training"] = _overlay(TrainConfig, train, values.get("training"))
+        values["model"] = _overlay(method.Config, model, values.get("model"))
+        return values
+
+    @property
+    def config_id(self) -> str:
+        """12 hexadecimal digits over this config, the protocol, the method's version and the configs it requires."""
+        from unisr import registry
+
+        card = registry.method(self.method).card
+        required = [config.config_id for config in self.required()]
+        text = json.dumps([PROTOCOL_VERSION, card.version, self.model_dump(mode="json"), required], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    def required(self) -> list[RunConfig]:
+        """Configs of the methods whose tables this one reads: same data, seed and preset."""
+        from unisr import registry
+
+        shared = self.model_dump(exclude={"method", "training", "model"})
+        return [RunConfig(method=name, **shared) for name in registry.method(self.method).card.requires]
+
+
+S = TypeVar("S", bound=Settings)
+
+
+def _overlay(kind: type[S], base: S, given: Any) -> S:
+    """`base` with the fields of `given` (a settings object or a partial dictionary) laid over it."""
+    if isinstance(given, Settings):
+        return kind.model_validate(given.model_dump())
+    return kind.model_validate({**base.model_dump(), **(given or {})})

@@ -1,0 +1,125 @@
+"""Rank every query of a split with one scorer, and say in one line under which protocol that was done."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from unisr.config import RunConfig
+from unisr.data.batches import Batch
+from unisr.errors import UnisrError
+from unisr.evaluation.ranks import RankError, expected_rank
+
+if TYPE_CHECKING:
+    from unisr.data.loaders import EvaluationLoader
+    from unisr.models.base import Scorer
+
+COLUMNS = ("task", "user", "event", "query", "rank", "ties")
+"""Of the per-query table: task name, user id, row of the target in the events table, query id (0 for recommendation),
+expected rank and number of tied candidates."""
+
+
+class EvaluationError(UnisrError):
+    """A scorer or loader that breaks the contract of evaluation."""
+
+
+def evaluate(
+    scorer: Scorer,
+    loaders: Mapping[str, EvaluationLoader],
+    *,
+    device: torch.device | str = "cpu",
+    progress: Callable[[Iterable[Any], str], Iterable[Any]] | None = None,
+) -> pd.DataFrame:
+    """Per-query table with `COLUMNS`, one row per query, tasks in the order of `loaders`.
+
+    The scorer runs in evaluation mode without gradients and is left in the mode it had; it must be on `device` already.
+
+    Args:
+        loaders: task name -> iterable of (Batch, event rows [B], column of the positive [B]).
+        progress: wraps the batches of one task, given a description (`unisr.progress.progress` fits).
+
+    Raises:
+        EvaluationError: scores that are not fp32 [B, C], or a task without queries.
+        RankError: a score is NaN; the message names method, task and event.
+    """
+    parts = []
+    with _evaluation_mode(scorer), torch.inference_mode():
+        for task, loader in loaders.items():
+            batches = progress(loader, f"rank {task}") if progress else loader
+            ranked = [_ranked(scorer, task, *batch, device) for batch in batches]
+            if not ranked:
+                raise EvaluationError(f"no query to rank for task {task!r}; use more users or another split")
+            parts.extend(ranked)
+    return pd.concat(parts, ignore_index=True)
+
+
+def _ranked(
+    scorer: Scorer, task: str, batch: Batch, rows: np.ndarray | Tensor, positive: np.ndarray | Tensor,
+    device: torch.device | str,
+) -> pd.DataFrame:
+    """The per-query table of one batch."""
+    name = scorer.card.name
+    scores = scorer.score(batch.to(device))
+    if scores.dtype != torch.float32 or scores.shape != batch.candidates.shape:
+        raise EvaluationError(
+            f"{name}.score returned {scores.dtype} {list(scores.shape)} for task {task!r}; "
+            f"it must return torch.float32 {list(batch.candidates.shape)}, one logit per candidate"
+        )
+    rows = np.asarray(rows)
+    if bool((wrong := scores.isnan().any(1)).any()):
+        event = rows[int(wrong.int().argmax())]
+        raise RankError(
+            f"{name}: NaN among the scores of task {task!r}, event {event} ({int(wrong.sum())} of {len(rows)} queries "
+            "of its batch); look for a fully masked attention row, a division by zero or a diverged training"
+        )
+    rank, ties = expected_rank(scores, positive)
+    columns = {"task": task, "user": batch.user.cpu().numpy(), "event": rows, "query": batch.query.cpu().numpy()}
+    return pd.DataFrame({**columns, "rank": rank, "ties": ties})
+
+
+@contextmanager
+def _evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode inside; afterwards each submodule has the mode it had."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+CANDIDATE_TEXTS = {"uniform": "uniform", "popularity": "popularity-sampled", "hard": "hard (same category or BM25)"}
+HISTORY_TEXTS = {
+    "clean": "histories strictly before the target's time",
+    "released": "histories by the released code's rule (leaks the target)",
+}
+
+
+def describe_protocol(
+    config: RunConfig, counts: Mapping[str, int], *, seeds: Iterable[int], device: str, split: str = "test"
+) -> str:
+    """One line for the head of a table: data, split, candidates, histories, preset, seeds, device.
+
+    Args:
+        counts: from `unisr.data.describe`; empty when unknown.
+    """
+    size = [f"{name} {value:,}" for name, value in counts.items()]
+    size += [f"a sample of {config.max_users} users"] if config.max_users else []
+    seeds = sorted(set(seeds))
+    return " · ".join([
+        config.dataset + (f" ({', '.join(size)})" if size else ""),
+        f"leave-one-out per user and task, {split} targets",
+        f"1 positive + 99 {CANDIDATE_TEXTS[config.candidates]} negatives, shuffled, the same for every method",
+        HISTORY_TEXTS[config.histories],
+        "expected rank under ties",
+        f"preset {config.preset}",
+        f"{len(seeds)} seed{'s' if len(seeds) != 1 else ''} ({', '.join(map(str, seeds))})",
+        f"device {device}",
+    ])

@@ -1,0 +1,84 @@
+"""The interface every method implements."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+from unisr.config import ModelConfig, TrainConfig
+from unisr.data.batches import Batch, SequenceBatch
+from unisr.data.corpus import Corpus
+from unisr.data.schema import TASKS
+from unisr.registry import Card
+
+Tables = dict[str, dict[str, Tensor]]
+"""Tables exported by the methods a card requires: {method: {name: tensor}}."""
+
+
+class Scorer(nn.Module):
+    """A method: built from its config and a corpus, trained on batches, asked for scores.
+
+    Subclasses set `card`, `Config`, `presets` and register themselves:
+
+        @register
+        class Mine(Scorer):
+            card = Card(name="Mine", family="joint", tasks=("rec", "src"), …)
+            class Config(ModelConfig): width: int = 64
+            presets = {"quick": (TrainConfig(epochs=2), Config()), …}
+
+    A method without trainable parameters is complete when built and is never trained.
+    """
+
+    card: ClassVar[Card]
+    Config: ClassVar[type[ModelConfig]] = ModelConfig
+    presets: ClassVar[dict[str, tuple[TrainConfig, ModelConfig]]]
+    feeds_on: ClassVar[Literal["examples", "sequences"]] = "examples"
+    """Which batches `losses` takes: `Batch` rows with sampled negatives, or `SequenceBatch` windows."""
+
+    def __init__(self, config: ModelConfig, corpus: Corpus, *, tables: Tables | None = None) -> None:
+        super().__init__()
+        self.config = config
+        self.corpus = corpus
+        self.tables = tables or {}
+
+    @property
+    def history_length(self) -> tuple[int, int]:
+        """Latest recommendation and search events a batch must carry, merged by time: L = their sum."""
+        raise NotImplementedError
+
+    def losses(self, batch: Batch | SequenceBatch) -> dict[str, Tensor]:
+        """Named scalar terms, weights applied; the loop minimises their sum.
+
+        Terms of one task are named `rec` and `src`; others by what they are (`contrastive`, …).
+        """
+        raise NotImplementedError
+
+    def score(self, batch: Batch) -> Tensor:
+        """[B, C] fp32 logits, higher is better; each depends on its own candidate and row only."""
+        raise NotImplementedError
+
+    def export(self) -> dict[str, Tensor]:
+        """Tables other methods may read (see `Card.requires`); none by default."""
+        return {}
+
+    @property
+    def trainable(self) -> bool:
+        return any(p.requires_grad for p in self.parameters())
+
+    @property
+    def task_ids(self) -> list[int]:
+        """`Task` values of the tasks this method is trained and evaluated on."""
+        return [int(TASKS[t]) for t in self.card.tasks]
+
+
+def build(
+    method: type[Scorer], config: ModelConfig, corpus: Corpus, *, seed: int, tables: Tables | None = None
+) -> Scorer:
+    """A freshly initialised method; the same seed gives the same weights, whatever ran before."""
+    from unisr.random import seed_from
+
+    with torch.random.fork_rng():
+        torch.manual_seed(seed_from(seed, "weights", method.card.name))
+        return method(config, corpus, tables=tables)

@@ -1,0 +1,40 @@
+"""Where the project keeps its data and results.
+
+`UNISR_HOME` overrides the root; without it the root is the checkout that holds this package
+(the folder with `pyproject.toml`), or the working directory for an installed package.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def home() -> Path:
+    """The project's root folder."""
+    if override := os.environ.get("UNISR_HOME"):
+        return Path(override).expanduser().resolve()
+    checkout = Path(__file__).resolve().parent.parent
+    return checkout if (checkout / "pyproject.toml").exists() else Path.cwd()
+
+
+def data_dir() -> Path:
+    """Prepared tables and downloads (`UNISR_DATA` overrides); never committed."""
+    override = os.environ.get("UNISR_DATA")
+    return Path(override).expanduser().resolve() if override else home() / "data"
+
+
+def results_dir() -> Path:
+    """Run folders, tables, figures and the report (`UNISR_RESULTS` overrides)."""
+    override = os.environ.get("UNISR_RESULTS")
+    return Path(override).expanduser().resolve() if override else home() / "results"
+
+
+def paper_dir() -> Path:
+    """The papers' printed numbers, one csv per table."""
+    return Path(__file__).resolve().parent.parent / "results" / "paper"
+
+
+def notebooks_dir() -> Path:
+    """The source notebooks."""
+    return Path(__file__).resolve().parent.parent / "notebooks"

@@ -1,0 +1,74 @@
+"""The list of methods: every scorer class registers itself with a card.
+
+Adding a method is one class and one card in a family module; tables, notebooks and contract tests
+find it here.
+"""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from unisr.errors import UnknownNameError
+
+if TYPE_CHECKING:
+    from unisr.models.base import Scorer
+
+Family = Literal["reference", "recommendation", "search", "joint"]
+TaskName = Literal["rec", "src"]
+FAMILY_MODULES = ("reference", "lightgcn", "recommendation", "search", "joint", "prompt_lm")
+
+
+@dataclass(frozen=True)
+class Card:
+    """What a reader must know of a method before trusting its row."""
+
+    name: str
+    family: Family
+    tasks: tuple[TaskName, ...]
+    """Tasks it is trained and evaluated on."""
+    paper: str
+    """Authors, title, venue and year; or why there is none."""
+    signals: tuple[str, ...]
+    """What it sees: rec history, search history, current query, past queries, item text, user id, CF table."""
+    loss: str
+    """Objective and negatives."""
+    departures: tuple[str, ...] = ()
+    """Every difference from the paper."""
+    requires: tuple[str, ...] = ()
+    """Methods whose trained tables this one reads; they are run first with the same data and seed."""
+    version: int = 1
+    """Part of the config id: raised when a change of code changes results."""
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+_methods: dict[str, type[Scorer]] = {}
+
+
+def register(cls: type[Scorer]) -> type[Scorer]:
+    """Class decorator: put a scorer in the registry under its card's name."""
+    _methods[cls.card.name] = cls
+    return cls
+
+
+def methods() -> dict[str, type[Scorer]]:
+    """All methods by name, in the order of families."""
+    for module in FAMILY_MODULES:
+        importlib.import_module(f"unisr.models.{module}")
+    return dict(_methods)
+
+
+def method(name: str) -> type[Scorer]:
+    """The scorer class called `name` (case does not matter).
+
+    Raises:
+        UnknownNameError: no such method; near names are listed.
+    """
+    known = methods()
+    folded = {k.lower(): v for k, v in known.items()}
+    if str(name).lower() not in folded:
+        raise UnknownNameError("method", name, known)
+    return folded[str(name).lower()]

@@ -1,0 +1,169 @@
+"""Figures over tidy frames: plotly for the reader, matplotlib for the SVG file of the same frame.
+
+Every function takes a frame with the columns it names and returns a figure; none computes results.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+import plotly.io as pio
+from plotly.subplots import make_subplots
+
+from unisr.data.schema import TASK_TITLES
+
+# A figure in a notebook carries its JSON (compared by nbval) and a small HTML form (kept by nbconvert).
+if "PLOTLY_RENDERER" not in os.environ:
+    pio.renderers.default = "plotly_mimetype+notebook_connected"
+
+PALETTE = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F0E442", "#000000")
+"""Okabe and Ito (2008): distinguishable with every common form of color blindness."""
+
+FAMILY_COLORS = dict(zip(("reference", "recommendation", "search", "joint"), ("#767676", *PALETTE), strict=False))
+FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif"
+
+TEMPLATE = go.layout.Template(
+    layout={
+        "font": {"family": FONT, "size": 13, "color": "#222"},
+        "colorway": list(PALETTE),
+        "paper_bgcolor": "white",
+        "plot_bgcolor": "white",
+        "margin": {"l": 60, "r": 20, "t": 50, "b": 55},
+        "xaxis": {"gridcolor": "#e6e6e6", "zeroline": False, "linecolor": "#999", "automargin": True},
+        "yaxis": {"gridcolor": "#e6e6e6", "zeroline": False, "linecolor": "#999", "automargin": True},
+        "legend": {"orientation": "h", "y": 1.08, "x": 1, "xanchor": "right"},
+    }
+)
+
+
+def figure(title: str, x: str, y: str, *, height: int = 380) -> go.Figure:
+    """An empty figure in the house style with a title and axis titles (units in brackets)."""
+    layout = {"template": TEMPLATE, "title": title, "height": height, "xaxis_title": x, "yaxis_title": y}
+    return go.Figure(layout=layout)
+
+
+def ordered(frame: pd.DataFrame) -> list[str]:
+    """Methods of a comparison frame from weakest to strongest (mean over the tasks they have)."""
+    return frame.groupby("method")["value"].mean().sort_values(kind="stable").index.tolist()
+
+
+def comparison(frame: pd.DataFrame, metric: str) -> go.Figure:
+    """Dot plot of one metric with its interval, a panel per task.
+
+    Args:
+        frame: columns method, family, task, metric, value, low, high (the interval's ends, may be NaN).
+        metric: the metric to show, such as `NDCG@10`.
+    """
+    frame = frame[frame["metric"] == metric]
+    tasks = [t for t in TASK_TITLES if t in set(frame["task"])]
+    titles = [TASK_TITLES[t] for t in tasks]
+    plot = make_subplots(cols=max(1, len(tasks)), shared_yaxes=True, subplot_titles=titles, horizontal_spacing=0.04)
+    for col, task in enumerate(tasks, start=1):
+        for family, color in FAMILY_COLORS.items():
+            rows = frame[(frame["task"] == task) & (frame["family"] == family)]
+            if len(rows):
+                first = task == next(t for t in tasks if ((frame["task"] == t) & (frame["family"] == family)).any())
+                plot.add_trace(_dots(rows, family, color, legend=first), row=1, col=col)
+        plot.update_xaxes(title=f"{metric} [0–1]", rangemode="tozero", row=1, col=col)
+    plot.update_yaxes(categoryorder="array", categoryarray=ordered(frame))
+    height = 140 + 30 * frame["method"].nunique()
+    plot.update_layout(template=TEMPLATE, height=height, legend={"y": -0.35 * 260 / height, "yanchor": "top"})
+    return plot
+
+
+def _dots(rows: pd.DataFrame, family: str, color: str, *, legend: bool) -> go.Scatter:
+    bars = {"type": "data", "symmetric": False, "thickness": 1.5, "width": 4,
+            "array": rows["high"] - rows["value"], "arrayminus": rows["value"] - rows["low"]}
+    return go.Scatter(x=rows["value"], y=rows["method"], error_x=bars, mode="markers", name=family, legendgroup=family,
+                      showlegend=legend, marker={"color": color, "size": 9},
+                      hovertemplate="%{y}: %{x:.4f}<extra>" + family + "</extra>")
+
+
+def comparison_svg(frame: pd.DataFrame, metric: str, path: Path) -> Path:
+    """The dot plot of `comparison` as an SVG file (matplotlib); same bytes for the same frame."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    frame = frame[frame["metric"] == metric]
+    order = ordered(frame)
+    tasks = [t for t in TASK_TITLES if t in set(frame["task"])]
+    with matplotlib.rc_context({"svg.hashsalt": "unisr", "svg.fonttype": "none", "font.family": "sans-serif"}):
+        plot = Figure(figsize=(9, 0.9 + 0.32 * len(order)), layout="constrained")
+        axes = np.atleast_1d(plot.subplots(1, max(1, len(tasks)), sharey=True))
+        for axis, task in zip(axes, tasks, strict=False):
+            for family, color in FAMILY_COLORS.items():
+                rows = frame[(frame["task"] == task) & (frame["family"] == family)]
+                ends = np.stack([rows["value"] - rows["low"], rows["high"] - rows["value"]])
+                axis.errorbar(rows["value"], rows["method"].map(order.index), xerr=ends, fmt="o", color=color, ms=5,
+                              capsize=2, lw=1.2, label=family)
+            axis.set(title=TASK_TITLES[task], xlabel=f"{metric} [0–1]", yticks=range(len(order)), xlim=(0, None))
+            axis.set_yticklabels(order)
+            axis.grid(axis="x", color="#e6e6e6")
+            axis.spines[["top", "right"]].set_visible(False)
+        plot.legend(*_legend(axes), loc="outside lower center", ncols=4, frameon=False)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        plot.savefig(path, format="svg", metadata={"Date": None})
+    return path
+
+
+def _legend(axes: np.ndarray) -> tuple[list[object], list[str]]:
+    found = {}
+    for axis in axes:
+        for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
+            if handle.lines[0].get_xdata().size:
+                found.setdefault(label, handle)
+    return list(found.values()), list(found)
+
+
+def histogram(frame: pd.DataFrame, column: str, *, title: str, x: str, y: str, group: str | None = None) -> go.Figure:
+    """Counts of the integer `column` in logarithmic bins (factor 2), one bar color per value of `group`."""
+    plot = figure(title, x, y)
+    edges = 2 ** np.arange(0, int(np.log2(max(1, frame[column].max()))) + 2)
+    labels = [str(a) if b == a + 1 else f"{a}–{b - 1}" for a, b in zip(edges[:-1], edges[1:], strict=True)]
+    groups = frame.groupby(group, sort=False) if group else [(None, frame)]
+    for name, rows in groups:
+        counts, _ = np.histogram(rows[column], bins=edges)
+        plot.add_bar(x=labels, y=counts.tolist(), name=str(name) if name is not None else "", showlegend=bool(group))
+    plot.update_xaxes(type="category", categoryorder="array", categoryarray=labels)
+    return plot
+
+
+def rank_frequency(counts: np.ndarray, *, title: str, x: str, y: str) -> go.Figure:
+    """Counts sorted downwards against their 1-based rank, both axes logarithmic."""
+    values = np.sort(counts[counts > 0])[::-1]
+    plot = figure(title, x, y)
+    plot.add_scatter(x=list(range(1, len(values) + 1)), y=values.tolist(), mode="lines", showlegend=False)
+    plot.update_xaxes(type="log")
+    plot.update_yaxes(type="log")
+    return plot
+
+
+def learning_curves(frame: pd.DataFrame, *, title: str, y: str) -> go.Figure:
+    """One line per `series` over `epoch`.
+
+    Args:
+        frame: columns series, epoch, value.
+    """
+    plot = figure(title, "epoch", y)
+    for i, (series, rows) in enumerate(frame.groupby("series", sort=False)):
+        line = {"color": PALETTE[i % len(PALETTE)], "dash": ("solid", "dash", "dot")[i // len(PALETTE) % 3]}
+        plot.add_scatter(x=rows["epoch"].tolist(), y=rows["value"].tolist(), mode="lines+markers", name=str(series),
+                         line=line, marker={"size": 4})
+    plot.update_layout(legend={"orientation": "v", "x": 1.02, "xanchor": "left", "y": 1})
+    return plot
+
+
+def weights(frame: pd.DataFrame, *, title: str) -> go.Figure:
+    """Soft-filter weights of one candidate over a history: horizontal bars, latest event at the top.
+
+    Args:
+        frame: columns event (label), view (`cf` or `semantic`), weight (0–1, sums to 1 over a view).
+    """
+    plot = figure(title, "attention weight [0–1]", "history event", height=160 + 18 * frame["event"].nunique())
+    for view, rows in frame.groupby("view", sort=False):
+        plot.add_bar(x=rows["weight"].tolist(), y=rows["event"].tolist(), name=str(view), orientation="h")
+    return plot

@@ -1,0 +1,79 @@
+"""Stored runs grouped into what one page section or README block shows: a dataset and a preset."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pandas as pd
+
+from unisr import registry
+from unisr.config import PRESETS, RunConfig
+from unisr.data.schema import TASK_TITLES
+from unisr.errors import UnisrError
+from unisr.paths import results_dir
+from unisr.report import store, tables
+
+
+@dataclass
+class Group:
+    """The runs of one dataset and preset, and their comparison per task."""
+
+    dataset: str
+    preset: str
+    runs: list[store.Run]
+    """Runs with the preset's own settings."""
+    others: list[store.Run]
+    """Runs with changed settings: listed, not in the tables."""
+    comparisons: dict[str, pd.DataFrame] = field(default_factory=dict)
+    """Task name -> tidy frame of `unisr.report.tables.comparison`."""
+    problem: str = ""
+    """Why there is no table."""
+
+    @property
+    def folder(self) -> Path:
+        return results_dir() / self.dataset / self.preset
+
+    @property
+    def title(self) -> str:
+        return f"{self.dataset} · {self.preset}"
+
+    @property
+    def tidy(self) -> pd.DataFrame:
+        """Comparisons of all tasks with the methods' families, for the figures."""
+        families = {name: m.card.family for name, m in registry.methods().items()}
+        frame = pd.concat(self.comparisons.values(), ignore_index=True)
+        return frame.assign(family=frame["method"].map(families))
+
+    @property
+    def notebooks(self) -> list[Path]:
+        """Executed notebooks, without those that failed."""
+        return sorted(p for p in (self.folder / "notebooks").glob("*.ipynb") if ".failed" not in p.name)
+
+
+def groups() -> list[Group]:
+    """All stored runs, by dataset, the fullest preset first."""
+    stored: dict[tuple[str, str], list[store.Run]] = {}
+    for run in store.runs():
+        stored.setdefault((run.config.dataset, run.config.preset), []).append(run)
+    order = sorted(stored, key=lambda key: (key[0], -PRESETS.index(key[1])))
+    return [group(dataset, preset, stored[dataset, preset]) for dataset, preset in order]
+
+
+def group(dataset: str, preset: str, runs: list[store.Run]) -> Group:
+    """The group of `runs`, which are of this dataset and preset; if they cannot be compared, `problem` says why."""
+    own = [run for run in runs if has_preset_settings(run)]
+    made = Group(dataset, preset, own, [run for run in runs if run not in own])
+    try:
+        tasks = [task for task in TASK_TITLES if any(task in run.metrics for run in own)]
+        made.comparisons = {task: tables.comparison(own, task) for task in tasks}
+    except UnisrError as error:
+        made.problem = str(error)
+    return made
+
+
+def has_preset_settings(run: store.Run) -> bool:
+    """Whether nothing but the seed was changed from the method's preset."""
+    config = run.config
+    preset = RunConfig(method=config.method, dataset=config.dataset, preset=config.preset, seed=config.seed)
+    return preset.config_id == config.config_id

@@ -1,0 +1,80 @@
+"""From stored runs to tables, figures, `results/index.html` and the README's results; nothing is trained here."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from unisr.data.schema import TASK_TITLES
+from unisr.errors import UnisrError
+from unisr.paths import home, results_dir
+from unisr.report import figures, html, notebooks, sections, tables
+from unisr.report.groups import Group, groups
+
+TITLE = "unisr: search and recommendation, side by side"
+MARKERS = ("<!-- results:begin -->", "<!-- results:end -->")
+
+
+def report(*, readme: bool = False) -> Path:
+    """Write tables, figures and the index from the stored runs; return the index's path.
+
+    Args:
+        readme: also rewrite the results block of the checkout's README.md.
+
+    Raises:
+        UnisrError: `readme` is asked for, but README.md has no results block or there is no table to put in.
+    """
+    found = groups()
+    script = html.write_assets(results_dir() / "assets")
+    for group in found:
+        write_group(group, script)
+    runs = [run for group in found for run in [*group.runs, *group.others]]
+    parts = [*map(sections.results, found), sections.methods(), sections.datasets(), sections.versions(runs)]
+    lead = f"<p>{len(runs)} stored runs. This page is made by <code>unisr report</code> and opens offline.</p>"
+    index = results_dir() / "index.html"
+    index.write_text(html.page(TITLE, lead, parts, plotly_js=sections.relative(script)), encoding="utf-8")
+    if readme:
+        write_readme(found, home() / "README.md")
+    return index
+
+
+def write_group(group: Group, script: Path) -> None:
+    """Tables as csv, html and md, figures as svg and html, executed notebooks as html."""
+    for task, tidy in group.comparisons.items():
+        path = group.folder / "tables" / TASK_TITLES[task]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        tidy.to_csv(path.with_suffix(".csv"), index=False)
+        path.with_suffix(".html").write_text(tables.to_html(tidy), encoding="utf-8")
+        path.with_suffix(".md").write_text(tables.to_markdown(tidy), encoding="utf-8")
+    if group.comparisons:
+        path = group.folder / "figures" / "comparison.svg"
+        figures.comparison_svg(group.tidy, sections.METRIC, path)
+        figures.comparison(group.tidy, sections.METRIC).write_html(
+            path.with_suffix(".html"), include_plotlyjs=os.path.relpath(script, path.parent), div_id="comparison"
+        )
+    for executed in group.notebooks:
+        notebooks.to_html(executed, script.parent)
+
+
+def write_readme(found: Sequence[Group], readme: Path) -> None:
+    """Rewrite the block between `MARKERS`: picture and tables of the first group that has some.
+
+    Groups come with the fullest preset first, so full runs are shown where there are any.
+
+    Raises:
+        UnisrError: see `report`.
+    """
+    shown = next((g for g in found if g.comparisons), None)
+    if shown is None:
+        raise UnisrError(f"no table to put into {readme}: run `unisr reproduce` first")
+    page = readme.read_text(encoding="utf-8")
+    begin, end = MARKERS
+    if page.count(begin) != 1 or page.count(end) != 1 or page.index(begin) > page.index(end):
+        raise UnisrError(f"{readme}: needs one line {begin} and, below it, one line {end}")
+    picture = figures.comparison_svg(shown.tidy, sections.METRIC, results_dir() / "readme.svg")
+    blocks = [f"![{sections.METRIC} of every method with 95 % intervals]({os.path.relpath(picture, readme.parent)})"]
+    for task, tidy in shown.comparisons.items():
+        blocks.append(f"**{TASK_TITLES[task].capitalize()}**\n\n{tables.to_markdown(tidy).strip()}")
+    block = "\n\n".join(blocks)
+    readme.write_text(f"{page[: page.index(begin)]}{begin}\n{block}\n{page[page.index(end) :]}", encoding="utf-8")

@@ -1,0 +1,120 @@
+"""The main job: run every method, execute the notebooks, write the report. Resumable, since stored runs are reused."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tqdm import tqdm
+
+from unisr import registry
+from unisr.config import Preset, RunConfig
+from unisr.errors import StoreError
+from unisr.jobs import Job, Outcome, clock, run_jobs, timed
+from unisr.report import notebooks, store
+from unisr.report.publish import report
+
+__all__ = ["Summary", "plan", "report", "reproduce"]
+
+
+@dataclass
+class Summary:
+    """Everything `reproduce` did."""
+
+    outcomes: list[Outcome] = field(default_factory=list)
+    index: Path | None = None
+    seconds: float = 0.0
+
+    @property
+    def failures(self) -> list[Outcome]:
+        return [o for o in self.outcomes if o.failed]
+
+    def __str__(self) -> str:
+        done = len(self.outcomes) - len(self.failures)
+        lines = [f"{done} of {len(self.outcomes)} done in {clock(self.seconds)}"]
+        lines += [f"FAILED {o.name}: {o.error}" for o in self.failures]
+        return "\n".join([*lines, f"report: {self.index}"] if self.index else lines)
+
+
+def reproduce(
+    preset: Preset = "small",
+    *,
+    dataset: str = "ml-100k",
+    only: Sequence[str] | None = None,
+    seeds: int = 1,
+    jobs: int = 2,
+    methods: Sequence[str] | None = None,
+) -> Summary:
+    """Runs of all methods (or `methods`) with seeds 0 … `seeds` - 1, the notebooks in order, the report.
+
+    Args:
+        only: numbers or names of notebooks; None executes all.
+        jobs: processes side by side; 1 runs in this process, with its progress bars.
+
+    Raises:
+        UnknownNameError: preset, dataset, method or notebook is unknown; nothing has been started then.
+    """
+    started = time.monotonic()
+    sources = [notebooks.find(name) for name in only] if only else notebooks.sources()
+    planned = plan(preset, dataset=dataset, seeds=seeds, methods=methods)
+    stored = [job for job in planned if _stored(job.payload)]
+    missing = [job for job in planned if job not in stored]
+    summary = Summary(run_jobs(stored, run_one, processes=1) + run_jobs(missing, run_one, processes=jobs))
+    for source in sources:
+        summary.outcomes.append(timed(source.stem, lambda source=source: _notebook(source, dataset, preset)))
+        tqdm.write(str(summary.outcomes[-1]))
+    summary.outcomes.append(timed("report", lambda: str(report())))
+    if not summary.outcomes[-1].failed:
+        summary.index = Path(summary.outcomes[-1].note)
+    summary.seconds = time.monotonic() - started
+    return summary
+
+
+def plan(preset: Preset, *, dataset: str, seeds: int = 1, methods: Sequence[str] | None = None) -> list[Job]:
+    """One job per method and seed: sanity rows, then methods others read from, then their readers, then the rest.
+
+    What a named method requires is planned too. Without `methods`, those that have the preset are taken.
+    """
+    known = registry.methods()
+    wanted = [registry.method(n).card.name for n in methods or known if methods or preset in known[n].presets]
+    for name in wanted:
+        wanted.extend(r for r in known[name].card.requires if r not in wanted)
+    read = {name for m in wanted for name in known[m].card.requires}
+
+    def place(name: str) -> int:
+        card = known[name].card
+        return 0 if card.family == "reference" else 1 if name in read else 2 if card.requires else 3
+
+    def job(method: str, seed: int) -> Job:
+        config = RunConfig(method=method, dataset=dataset, preset=preset, seed=seed)
+        return Job(_name(method, seed), config, tuple(_name(r, seed) for r in known[method].card.requires))
+
+    return [job(method, seed) for seed in range(seeds) for method in sorted(wanted, key=place)]
+
+
+def run_one(config: RunConfig) -> str:
+    """One run, reloaded if it is stored; the note tells NDCG@10 per task."""
+    import unisr
+
+    made = unisr.run(config)
+    return ", ".join(f"{task} NDCG@10 {values['NDCG@10']:.3f}" for task, values in made.metrics.items())
+
+
+def _stored(config: RunConfig) -> bool:
+    """Whether a whole run of this config is there; a damaged one is left to the job, whose error names it."""
+    try:
+        return store.find(config) is not None
+    except StoreError:
+        return False
+
+
+def _name(method: str, seed: int) -> str:
+    return f"{method} seed {seed}"
+
+
+def _notebook(source: Path, dataset: str, preset: str) -> str:
+    known = notebooks.parameters(source)
+    given = {"dataset": dataset, "preset": preset}
+    return str(notebooks.execute(source, {name: value for name, value in given.items() if name in known}))
