@@ -18,32 +18,24 @@ def work(payload: str) -> str:
     return f"did {payload}"
 
 
-JOBS = [
-    Job("reader", "r", ("table",)),
-    Job("table", "t"),
-    Job("bad", "raise"),
-    Job("after bad", "x", ("bad",)),
-    Job("z", "z"),
-]
+JOBS = [Job("reader", "r", ("table",)), Job("bad", "raise"), Job("table", "t"), Job("after bad", "x", ("bad",))]
 
 
-@pytest.mark.parametrize("processes", [1, 2])
-def test_failures_stop_only_what_needs_them(processes: int) -> None:
-    jobs = JOBS if processes == 2 else sorted(JOBS, key=lambda j: bool(j.needs))
-    outcomes = {o.name: o for o in run_jobs(jobs, work, processes=processes)}
-    assert {n: o.error for n, o in outcomes.items() if o.failed} == {
-        "bad": "set it to 1", "after bad": "not started: bad failed"
-    }
-    assert list(outcomes).index("table") < list(outcomes).index("reader")
-    assert outcomes["z"].note == "did z"
+def test_failures_stop_only_what_needs_them() -> None:
+    outcomes = {o.name: o for o in run_jobs(JOBS, work, processes=1)}
+    assert outcomes["bad"].error == "set it to 1"
+    assert outcomes["after bad"].error == "not started: bad failed"
+    assert outcomes["table"].note == "did t"
 
 
-def test_a_dying_process_takes_no_other_job_with_it() -> None:
-    jobs = [Job("dies", "die"), Job("beside", "b"), Job("after", "a", ("dies",)), *(Job(n, n) for n in "123")]
+def test_processes_keep_the_order_and_one_that_dies_takes_no_other_with_it() -> None:
+    """Every job is a process that imports torch, so there are few of them."""
+    jobs = [JOBS[0], Job("dies", "die"), JOBS[2], Job("after", "a", ("dies",))]
     outcomes = {o.name: o for o in run_jobs(jobs, work, processes=2)}
     assert "process died" in outcomes["dies"].error
-    assert [n for n, o in outcomes.items() if o.failed] == ["dies", "after"]
-    assert len(outcomes) == len(jobs)
+    assert outcomes["after"].error == "not started: dies failed"
+    assert list(outcomes).index("table") < list(outcomes).index("reader")
+    assert [o.note for o in outcomes.values() if not o.failed] == ["did t", "did r"]
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(0, "0:00"), (61.9, "1:01"), (3600, "1:00:00")])

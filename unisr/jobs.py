@@ -54,7 +54,7 @@ def run_jobs(jobs: Sequence[Job], work: Callable[[Any], str], *, processes: int)
 
     Args:
         work: a module-level function from a payload to a short note.
-        processes: side by side; 1 works in this process, with its own progress bars.
+        processes: side by side; 1 works in this process in the given order, with its own progress bars.
     """
     if processes == 1:
         return _one_by_one(jobs, work)
@@ -62,9 +62,10 @@ def run_jobs(jobs: Sequence[Job], work: Callable[[Any], str], *, processes: int)
     shape = "{desc} {n}/{total} done, {elapsed}{postfix}"
     terminal = sys.stderr.isatty()
     with tqdm(total=len(jobs), desc="runs", disable=silent() or not terminal, bar_format=shape) as bar:
-        while started := schedule.advance() or schedule.running:
-            for job in [] if terminal else started:
-                bar.write(f"[{len(schedule.outcomes)}/{len(jobs)}] {job.name} started")
+        while schedule.waiting or schedule.running:
+            for job in schedule.start():
+                if not terminal:
+                    bar.write(f"[{len(schedule.outcomes)}/{len(jobs)}] {job.name} started")
             for outcome in schedule.collect():
                 bar.write(f"[{len(schedule.outcomes)}/{len(jobs)}] {outcome}")
                 bar.update()
@@ -113,13 +114,15 @@ class _Schedule:
         self.running: dict[Future[str], _Running] = {}
         self.outcomes: list[Outcome] = []
 
-    def advance(self) -> bool:
-        """Start what is ready; false when nothing runs or waits."""
+    def start(self) -> list[Job]:
+        """Start what is ready and tell which."""
+        started = []
         while len(self.running) < self.processes and (job := self._ready()):
             self.waiting.remove(job)
             process = ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=_quiet_worker)
             self.running[process.submit(self.work, job.payload)] = _Running(job, process, time.monotonic())
-        return bool(self.running or self.waiting)
+            started.append(job)
+        return started
 
     def collect(self) -> list[Outcome]:
         """Outcomes since the last call; waits up to `HEARTBEAT` for one."""

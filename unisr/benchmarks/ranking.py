@@ -26,6 +26,8 @@ from unisr.models.prompt_lm import GenSR, GenSRConfig
 from unisr.random import generator, torch_generator
 
 ITEMS, QUERIES, USERS, WORDS, HISTORY, CANDIDATES, NEGATIVES = 5000, 300, 1000, 3000, 20, 100, 4
+OFFICIAL_USERS = 14
+"""Users of the official code's evaluation batch of 1,400 rows; its training batch of 200 rows is 40 positives."""
 VOCABULARY = 32_128
 """flan-t5's; the catalogue's tokenizer is smaller, the embedding and the head are padded to this size."""
 
@@ -83,10 +85,10 @@ def build_paths() -> dict[str, Path]:
         "joint": dict(layout="joint", **official),
         "joint, concise": dict(layout="joint", slots="filtered"),
         "packed": dict(layout="packed", slots="filtered"),
-        "packed, sequences": dict(layout="packed"),
+        "packed, sequences": dict(layout="packed", slots="sequence+filtered"),
     }
     naive = build_model(corpus, layout="joint", **official)
-    paths = {"naive": _path(naive, rank_naive, loss_naive, users=2, positives=8)}
+    paths = {"naive": _path(naive, rank_naive, loss_naive, users=OFFICIAL_USERS, positives=40)}
     for name, config in ours.items():
         users = 4 if config["layout"] == "joint" else 16
         paths[name] = _path(build_model(corpus, **config), GenSR.score, loss_ours, users=users, positives=40)
@@ -153,12 +155,14 @@ def explode(batch: Batch) -> Batch:
 
 
 def prompts_naive(model: GenSR, batch: Batch) -> tuple[Tensor, Tensor]:
-    """Embedded prompts of one-candidate rows, with every segment tokenised again for every row."""
+    """Embedded prompts of one-candidate rows; every row's segments and candidate text are tokenised again."""
     from unisr.models.prompts import WORDINGS
 
     for task in batch.task.tolist():
         for segment in WORDINGS[model.config.wording]["rec" if task == Task.REC else "src"]:
             model.backbone.tokenizer(segment, add_special_tokens=False)
+    for item in batch.candidates.flatten().tolist():
+        model.backbone.tokenizer(model.corpus.item_texts[item], add_special_tokens=False)
     return model.prompts(batch)
 
 

@@ -337,5 +337,5 @@ def _training(epochs: int, examples: int, **changes: float) -> TrainConfig:
 GenSR.presets = {
     "quick": (_training(3, 2000, warmup_steps=10), GenSRConfig()),
     "small": (_training(10, 15_000), GenSRConfig()),
-    "full": (_training(20, 30_000, validation_users=400), GenSRConfig()),
+    "full": (_training(12, 25_000, validation_users=400), GenSRConfig()),
 }

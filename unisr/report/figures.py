@@ -70,8 +70,9 @@ def comparison(frame: pd.DataFrame, metric: str) -> go.Figure:
                 plot.add_trace(_dots(rows, family, color, legend=first), row=1, col=col)
         plot.update_xaxes(title=f"{metric} [0–1]", rangemode="tozero", row=1, col=col)
     plot.update_yaxes(categoryorder="array", categoryarray=ordered(frame))
-    height = 140 + 30 * frame["method"].nunique()
-    plot.update_layout(template=TEMPLATE, height=height, legend={"y": -0.35 * 260 / height, "yanchor": "top"})
+    plot.update_xaxes(title_standoff=8)
+    legend = {"yref": "container", "y": 0.01, "yanchor": "bottom"}
+    plot.update_layout(template=TEMPLATE, height=160 + 28 * frame["method"].nunique(), margin_b=95, legend=legend)
     return plot
 
 

@@ -17,6 +17,7 @@ from plotly.offline import get_plotlyjs
 from unisr.registry import Card
 
 PLOTLY_JS = "plotly.min.js"
+CONFIG = {"displaylogo": False, "displayModeBar": False, "responsive": True}
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,7 @@ def write_assets(folder: Path) -> Path:
 
 def figure(plot: go.Figure, key: str) -> str:
     """An interactive figure as a fragment for a page that loads plotly; the same figure and key give the same text."""
-    return plot.to_html(full_html=False, include_plotlyjs=False, div_id=key, config={"displaylogo": False})
+    return plot.to_html(full_html=False, include_plotlyjs=False, div_id=key, config=CONFIG)
 
 
 def link(path: str, text: str) -> str:

@@ -26,13 +26,11 @@ LINKED = ("config.json", "metrics.json", "environment.json")
 
 
 def results(group: Group) -> html.Section:
-    """Protocol, figure, a table per task, learning curves, runs and executed notebooks of one group."""
+    """Figure, a table per task with its protocol, learning curves, runs and executed notebooks of one group."""
     key = re.sub(r"\W+", "-", group.title)
     parts = [f"<p class='muted'>{escape(group.problem)}</p>"] if group.problem else []
     if group.comparisons:
-        protocol = next(iter(group.comparisons.values())).attrs["protocol"]
-        parts.append(f"<p class='protocol'>{escape(protocol)}</p>")
-        parts.append(html.figure(figures.comparison(group.tidy, METRIC), key))
+        parts.append(html.figure(figures.comparison(group.tidy, METRIC), f"{key}-comparison"))
     parts += [_task(task, tidy) for task, tidy in group.comparisons.items()]
     curves = learning_curves(group.runs)
     if len(curves):
