@@ -11,7 +11,7 @@ STAMP := $(VENV)/.installed
 export OMP_NUM_THREADS := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: reproduce report test test-slow lint clean
+.PHONY: reproduce report test test-slow notebooks lint clean
 
 reproduce: $(STAMP)
 	$(BIN)/unisr reproduce --preset $(PRESET) --seeds $(SEEDS) --jobs $(JOBS)
@@ -22,11 +22,16 @@ report: $(STAMP)
 # Tests and notebooks in one pytest session; loadfile keeps the cells of a notebook together and in order.
 # Runs made by the notebooks go to a folder of their own, so that no stored run can stand in for a broken one.
 test: $(STAMP)
+	$(BIN)/unisr prepare ml-100k
 	rm -rf .test-results
 	UNISR_RESULTS=$(CURDIR)/.test-results $(BIN)/python -m pytest -n $(JOBS) --dist loadfile --nbval tests notebooks
 
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow tests
+
+# Execute the notebooks in place: renews the stored outputs that nbval compares.
+notebooks: $(STAMP)
+	$(BIN)/python -m unisr.report.refresh
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import ClassVar
 
@@ -21,6 +21,7 @@ from torch import Tensor
 
 from unisr import registry
 from unisr.config import TrainConfig
+from unisr.data import load_dataset
 from unisr.data.batches import Batch, SequenceBatch
 from unisr.data.corpus import Corpus
 from unisr.data.histories import Histories
@@ -96,6 +97,16 @@ class Setting:
         return next(iter(loader.epoch(0)))
 
 
+@cache
+def _setting(method: str) -> Setting:
+    return Setting(load_dataset("synthetic"), registry.method(method))
+
+
+@cache
+def _scorer(method: str) -> Scorer:
+    return _setting(method).build()
+
+
 def scores(scorer: Scorer, batch: Batch) -> Tensor:
     with torch.inference_mode():
         return scorer.score(batch)
@@ -126,16 +137,16 @@ class ScorerContract:
     """The loss of 8 rows falls below this share of its start."""
     tolerance: ClassVar[float] = 2e-5
 
-    @pytest.fixture(scope="class")
-    def setting(self, world: Dataset) -> Setting:
-        return Setting(world, registry.method(self.method))
+    @pytest.fixture
+    def setting(self) -> Setting:
+        return _setting(self.method)
 
-    @pytest.fixture(scope="class")
-    def scorer(self, setting: Setting) -> Scorer:
-        """An untrained scorer in evaluation mode; tests leave it as it is."""
-        return setting.build()
+    @pytest.fixture
+    def scorer(self) -> Scorer:
+        """An untrained scorer in evaluation mode, shared by the tests of a method: they leave it as it is."""
+        return _scorer(self.method)
 
-    @pytest.fixture(scope="class")
+    @pytest.fixture
     def batch(self, setting: Setting, scorer: Scorer) -> Batch:
         return setting.batch(scorer)
 

@@ -141,7 +141,7 @@ class _Schedule:
         """What is running and for how long, and how many are left."""
         moment = time.monotonic()
         names = [f"{r.job.name} ({clock(moment - r.since)})" for r in self.running.values()]
-        return f" · running {', '.join(names) or 'nothing'} · {len(self.waiting)} waiting"
+        return f"running {', '.join(names) or 'nothing'} · {len(self.waiting)} waiting"
 
     def _ready(self) -> Job | None:
         unfinished = {job.name for job in self.waiting} | {r.job.name for r in self.running.values()}

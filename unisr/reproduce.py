@@ -116,5 +116,6 @@ def _name(method: str, seed: int) -> str:
 
 def _notebook(source: Path, dataset: str, preset: str) -> str:
     known = notebooks.parameters(source)
-    given = {"dataset": dataset, "preset": preset}
-    return str(notebooks.execute(source, {name: value for name, value in given.items() if name in known}))
+    given = {name: value for name, value in {"dataset": dataset, "preset": preset}.items() if name in known}
+    folder = notebooks.folder({"dataset": dataset, "preset": preset})
+    return str(notebooks.execute(source, given, folder / source.name))

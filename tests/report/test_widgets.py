@@ -22,7 +22,7 @@ def test_explore_draws_the_default_and_then_follows_the_control(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     calls = shown(monkeypatch)
-    control = widgets.slider("user", 0, 9, 3)
+    control = widgets.slider("user", range(10), 3)
     widgets.explore(lambda user: f"<b>{user}</b>", user=control)
     first, box = calls
     assert first.data == "<b>3</b>"
@@ -37,7 +37,7 @@ def test_a_user_error_is_shown_not_raised(monkeypatch: pytest.MonkeyPatch) -> No
     def view(user: int) -> str:
         raise ConfigError("user < 3")
 
-    widgets.explore(view, user=widgets.slider("user", 0, 9, 3))
+    widgets.explore(view, user=widgets.slider("user", range(10), 3))
     assert calls[0].data == "<p>user &lt; 3</p>"
 
 

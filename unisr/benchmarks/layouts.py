@@ -21,6 +21,7 @@ from unisr.report import store, tables
 from unisr.run import run
 
 LAYOUTS = ("joint", "packed")
+PRESET = "full"
 BUDGET = {"epochs": 5, "epoch_examples": 20_000, "validation_users": 200}
 """About one pass over ML-100K's training events of both tasks."""
 
@@ -53,14 +54,14 @@ def compare_layouts(dataset: str, *, seeds: int, jobs: int) -> pd.DataFrame:
     runs = [run(config) for config in configs]
     tidy = pd.concat([tables.comparison(runs, task, label=layout_of) for task in ("rec", "src")], ignore_index=True)
     tidy = tidy.merge(_speed(runs), on="method")
-    _write(tidy, runs, results_dir() / dataset / "full" / "tables")
+    _write(tidy, runs, results_dir() / dataset / PRESET / "tables")
     return tidy
 
 
 def layout_config(layout: str, seed: int, dataset: str = "ml-100k") -> RunConfig:
-    """GenSR's full preset with this layout and the benchmark's budget."""
+    """GenSR's preset with this layout and the benchmark's budget."""
     return RunConfig(
-        method="GenSR", dataset=dataset, preset="full", seed=seed, training=BUDGET, model={"layout": layout}
+        method="GenSR", dataset=dataset, preset=PRESET, seed=seed, training=BUDGET, model={"layout": layout}
     )
 
 

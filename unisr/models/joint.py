@@ -116,11 +116,14 @@ class UniSAR(Scorer):
     )
     Config = UniSARConfig
     presets = {
-        "quick": (TrainConfig(epochs=2, batch_size=256, learning_rate=3e-3, epoch_examples=4000),
-                  UniSARConfig(rec_history=10, src_history=10, query_item_negatives=64)),
-        "small": (TrainConfig(epochs=10, batch_size=512, learning_rate=1e-3, epoch_examples=20000),
-                  UniSARConfig(rec_history=15, src_history=15)),
-        "full": (TrainConfig(epochs=100, batch_size=512, weight_decay=1e-5, schedule="plateau"), UniSARConfig()),
+        "quick": (TrainConfig(epochs=2, batch_size=64, learning_rate=1e-2, epoch_examples=5000, validation_users=50),
+                  UniSARConfig(rec_history=5, src_history=5, width=32, experts=2, dropout=0.0,
+                               query_item_negatives=32)),
+        "small": (TrainConfig(epochs=8, batch_size=128, learning_rate=3e-3, epoch_examples=20000, validation_users=300),
+                  UniSARConfig(rec_history=10, src_history=10)),
+        "full": (TrainConfig(epochs=20, batch_size=128, learning_rate=3e-3, epoch_examples=25000, schedule="cosine",
+                             warmup_steps=50, weight_decay=1e-5, validation_users=400),
+                 UniSARConfig(rec_history=10, src_history=10)),
     }
 
     def __init__(self, config: UniSARConfig, corpus: Corpus, *, tables: Tables | None = None) -> None:

@@ -50,8 +50,9 @@ class LightGCN(Scorer):
     )
     Config = LightGCNConfig
     presets = {
-        "quick": (TrainConfig(epochs=10, batch_size=1024, negatives=1, learning_rate=1e-2), LightGCNConfig()),
-        "small": (TrainConfig(epochs=40, batch_size=2048, negatives=1, learning_rate=5e-3), LightGCNConfig()),
+        "quick": (TrainConfig(epochs=20, batch_size=1024, negatives=4, learning_rate=1e-2), LightGCNConfig()),
+        "small": (TrainConfig(epochs=40, batch_size=2048, negatives=1, learning_rate=1e-2, patience=10),
+                  LightGCNConfig()),
         "full": (TrainConfig(epochs=400, batch_size=2048, negatives=1, learning_rate=1e-3, patience=20),
                  LightGCNConfig()),
     }

@@ -52,9 +52,9 @@ class SASRec(Scorer):
     Config = SASRecConfig
     feeds_on = "sequences"
     presets = {
-        "quick": (TrainConfig(epochs=10, batch_size=32, learning_rate=3e-3), SASRecConfig()),
-        "small": (TrainConfig(epochs=30, batch_size=64, learning_rate=1e-3), SASRecConfig()),
-        "full": (TrainConfig(epochs=200, batch_size=64, learning_rate=1e-3, patience=10), SASRecConfig()),
+        "quick": (TrainConfig(epochs=10, batch_size=32, learning_rate=5e-3), SASRecConfig(history=30)),
+        "small": (TrainConfig(epochs=30, batch_size=64, learning_rate=1e-3, patience=10), SASRecConfig()),
+        "full": (TrainConfig(epochs=200, batch_size=64, learning_rate=1e-3, patience=15), SASRecConfig()),
     }
 
     def __init__(self, config: SASRecConfig, corpus: Corpus, *, tables: Tables | None = None) -> None:

@@ -123,8 +123,9 @@ class LexicalPopularityConfig(LexicalConfig):
 class LexicalPopularity(Lexical):
     """s_c = BM25(q, c) + w log(1 + n_c) / log(1 + max n), n_c the recommendation training events of c.
 
-    w is `tie_width`: texts that hold the same query words differ in BM25 by their length alone, by less
-    than w; a missing query word costs more. So popularity orders the items that match equally well.
+    w is `tie_width`, so popularity reorders only items whose BM25 differ by less than w: mostly texts that hold
+    the same query words and differ in length. The default is the best of 0, .1, .25, .5, .75 and 1 by NDCG@10 on
+    the search validation targets of ML-100K.
     """
 
     card = Card(

@@ -59,8 +59,10 @@ class TEM(Scorer):
     )
     Config = TEMConfig
     presets = {
-        "quick": (TrainConfig(epochs=10, batch_size=256, negatives=5, learning_rate=3e-3), TEMConfig()),
-        "small": (TrainConfig(epochs=20, batch_size=512, negatives=5, learning_rate=1e-3), TEMConfig()),
+        "quick": (TrainConfig(epochs=5, batch_size=128, negatives=5, learning_rate=1e-2, epoch_examples=5000),
+                  TEMConfig(length=10)),
+        "small": (TrainConfig(epochs=12, batch_size=512, negatives=5, learning_rate=3e-3, schedule="cosine"),
+                  TEMConfig()),
         "full": (TrainConfig(epochs=100, batch_size=512, negatives=5, learning_rate=1e-3, patience=10), TEMConfig()),
     }
 

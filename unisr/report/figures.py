@@ -35,7 +35,7 @@ TEMPLATE = go.layout.Template(
         "margin": {"l": 60, "r": 20, "t": 50, "b": 55},
         "xaxis": {"gridcolor": "#e6e6e6", "zeroline": False, "linecolor": "#999", "automargin": True},
         "yaxis": {"gridcolor": "#e6e6e6", "zeroline": False, "linecolor": "#999", "automargin": True},
-        "legend": {"orientation": "h", "y": 1.08, "x": 1, "xanchor": "right"},
+        "legend": {"orientation": "h", "yref": "container", "y": 0.99, "yanchor": "top", "x": 1, "xanchor": "right"},
     }
 )
 
@@ -138,8 +138,8 @@ def rank_frequency(counts: np.ndarray, *, title: str, x: str, y: str) -> go.Figu
     values = np.sort(counts[counts > 0])[::-1]
     plot = figure(title, x, y)
     plot.add_scatter(x=list(range(1, len(values) + 1)), y=values.tolist(), mode="lines", showlegend=False)
-    plot.update_xaxes(type="log")
-    plot.update_yaxes(type="log")
+    plot.update_xaxes(type="log", dtick=1)
+    plot.update_yaxes(type="log", dtick=1)
     return plot
 
 
@@ -159,7 +159,7 @@ def learning_curves(frame: pd.DataFrame, *, title: str, y: str) -> go.Figure:
 
 
 def weights(frame: pd.DataFrame, *, title: str) -> go.Figure:
-    """Soft-filter weights of one candidate over a history: horizontal bars, latest event at the top.
+    """Soft-filter weights of one candidate over a history: horizontal bars in the order of the frame, from the top.
 
     Args:
         frame: columns event (label), view (`cf` or `semantic`), weight (0–1, sums to 1 over a view).
@@ -167,4 +167,5 @@ def weights(frame: pd.DataFrame, *, title: str) -> go.Figure:
     plot = figure(title, "attention weight [0–1]", "history event", height=160 + 18 * frame["event"].nunique())
     for view, rows in frame.groupby("view", sort=False):
         plot.add_bar(x=rows["weight"].tolist(), y=rows["event"].tolist(), name=str(view), orientation="h")
+    plot.update_yaxes(autorange="reversed")
     return plot

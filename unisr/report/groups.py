@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -51,13 +52,16 @@ class Group:
         return sorted(p for p in (self.folder / "notebooks").glob("*.ipynb") if ".failed" not in p.name)
 
 
-def groups() -> list[Group]:
-    """All stored runs, by dataset, the fullest preset first."""
+def groups() -> tuple[list[Group], list[str]]:
+    """All stored runs, by dataset, the fullest preset first; and why other run folders were left out, a line each."""
     stored: dict[tuple[str, str], list[store.Run]] = {}
-    for run in store.runs():
-        stored.setdefault((run.config.dataset, run.config.preset), []).append(run)
+    with warnings.catch_warnings(record=True) as left_out:
+        warnings.simplefilter("always")
+        for run in store.runs():
+            stored.setdefault((run.config.dataset, run.config.preset), []).append(run)
     order = sorted(stored, key=lambda key: (key[0], -PRESETS.index(key[1])))
-    return [group(dataset, preset, stored[dataset, preset]) for dataset, preset in order]
+    found = [group(dataset, preset, stored[dataset, preset]) for dataset, preset in order]
+    return found, [str(warning.message) for warning in left_out]
 
 
 def group(dataset: str, preset: str, runs: list[store.Run]) -> Group:

@@ -83,6 +83,11 @@ def definitions(values: Mapping[str, Any]) -> str:
     return f"<dl>{''.join(parts)}</dl>"
 
 
+def lines(texts: Sequence[str]) -> str:
+    """Texts as a list."""
+    return "<ul>" + "".join(f"<li>{html.escape(text)}</li>" for text in texts) + "</ul>"
+
+
 def details(summary: str, body: str, *, opened: bool = False) -> str:
     """A part that the reader can fold away."""
     return f"<details{' open' if opened else ''}><summary>{html.escape(summary)}</summary>{body}</details>"

@@ -18,6 +18,7 @@ from unisr.data.schema import TASK_TITLES, TASKS, Dataset, Split, Task
 from unisr.errors import ConfigError
 from unisr.evaluation.ranks import expected_rank
 from unisr.models.base import Scorer
+from unisr.report.store import Run
 from unisr.report.widgets import side_by_side, table
 
 VIEWS = ("cf", "semantic")
@@ -45,10 +46,13 @@ class RankView:
 
     @property
     def weights(self) -> pd.DataFrame:
-        """The soft-filter weights in long form: event, view, weight; empty where the scorer has none."""
+        """The soft-filter weights in long form: event, view, weight, over the events the filter read.
+
+        Latest first; empty where the scorer has no weights.
+        """
         shown = [v for v in VIEWS if v in self.history]
         labels = self.history["event"].astype(str) + " " + self.history["title"]
-        wide = self.history[shown].assign(event=labels)
+        wide = self.history[shown].assign(event=labels)[(self.history[shown] > 0).any(axis=1)]
         return wide.melt(id_vars="event", value_vars=shown, var_name="view", value_name="weight")
 
     def html(self, *, rows: int = 10) -> str:
@@ -70,6 +74,18 @@ class Inspector:
         self.scorer, self.dataset, self.histories = scorer, dataset, histories
         self._targets = {task: candidates.of(Split.TEST, task) for task in scorer.card.tasks}
         self._gather = Gather(dataset)
+
+    @classmethod
+    def of(cls, run: Run) -> Inspector:
+        """The desk for a stored run, with its weights, data and candidates.
+
+        Raises:
+            StoreError: the run was stored without weights.
+        """
+        from unisr.run import load_scorer, prepare_inputs
+
+        inputs = prepare_inputs(run.config)
+        return cls(load_scorer(run), inputs.dataset, inputs.candidates, inputs.histories)
 
     def users(self, task: str) -> np.ndarray:
         """Users that have a target of `task`, ascending."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import ast
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from unisr.paths import notebooks_dir, results_dir
 
 TAG = "parameters"
 RENDERER = "plotly_mimetype+notebook_connected"
+WIDGET = "application/vnd.jupyter.widget-view+json"
 CELL_TIMEOUT = 3600
 """Seconds one cell may take."""
 
@@ -105,7 +106,7 @@ def execute(notebook: Path | str, given: Mapping[str, Any] | None = None, output
     output.parent.mkdir(parents=True, exist_ok=True)
     failed = output.with_suffix(".failed.ipynb")
     try:
-        with _environment(PLOTLY_RENDERER=RENDERER, PYDEVD_DISABLE_FILE_VALIDATION="1"):
+        with environment(PLOTLY_RENDERER=RENDERER, PYDEVD_DISABLE_FILE_VALIDATION="1"):
             papermill.execute_notebook(
                 str(source), str(failed), dict(given or {}), kernel_name="python3", progress_bar=False,
                 execution_timeout=CELL_TIMEOUT, cwd=str(source.parent),
@@ -134,9 +135,8 @@ def to_html(executed: Path, assets: Path) -> Path:
     nb = nbformat.read(executed, as_version=4)
     nb.metadata.pop("widgets", None)
     for cell in nb.cells:
-        cell.outputs = [_static(output) for output in cell.get("outputs", [])] if cell.cell_type == "code" else []
-        if cell.cell_type != "code":
-            del cell["outputs"]
+        if cell.cell_type == "code":
+            cell.outputs = [_static(output) for output in cell.outputs if WIDGET not in output.get("data", {})]
     page, _ = HTMLExporter(template_name="lab", exclude_input_prompt=True).from_notebook_node(nb)
     script = os.path.relpath(assets / "plotly.min.js", executed.parent)
     target = executed.with_suffix(".html")
@@ -153,17 +153,14 @@ def offline(page: str, plotly_js: str) -> str:
 
 
 def _static(output: NotebookNode) -> NotebookNode:
-    """The output without the forms a browser cannot show offline (widget views, plotly's JSON when HTML is there)."""
-    data = output.get("data")
-    if data:
-        data.pop("application/vnd.jupyter.widget-view+json", None)
-        if "text/html" in data:
-            data.pop("application/vnd.plotly.v1+json", None)
+    """The output with one form of a figure: plotly's JSON is dropped where the HTML of it is there."""
+    if "text/html" in output.get("data", {}):
+        output.data.pop("application/vnd.plotly.v1+json", None)
     return output
 
 
 @contextmanager
-def _environment(**values: str) -> Any:
+def environment(**values: str) -> Iterator[None]:
     """Environment variables for the kernel of the notebook, put back afterwards."""
     before = {name: os.environ.get(name) for name in values}
     os.environ.update(values)

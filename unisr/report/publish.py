@@ -25,13 +25,15 @@ def report(*, readme: bool = False) -> Path:
     Raises:
         UnisrError: `readme` is asked for, but README.md has no results block or there is no table to put in.
     """
-    found = groups()
+    found, left_out = groups()
     script = html.write_assets(results_dir() / "assets")
     for group in found:
         write_group(group, script)
     runs = [run for group in found for run in [*group.runs, *group.others]]
     parts = [*map(sections.results, found), sections.methods(), sections.datasets(), sections.versions(runs)]
     lead = f"<p>{len(runs)} stored runs. This page is made by <code>unisr report</code> and opens offline.</p>"
+    if left_out:
+        lead += html.details(f"{len(left_out)} stored runs left out", html.lines(left_out))
     index = results_dir() / "index.html"
     index.write_text(html.page(TITLE, lead, parts, plotly_js=sections.relative(script)), encoding="utf-8")
     if readme:
@@ -76,5 +78,20 @@ def write_readme(found: Sequence[Group], readme: Path) -> None:
     blocks = [f"![{sections.METRIC} of every method with 95 % intervals]({os.path.relpath(picture, readme.parent)})"]
     for task, tidy in shown.comparisons.items():
         blocks.append(f"**{TASK_TITLES[task].capitalize()}**\n\n{tables.to_markdown(tidy).strip()}")
-    block = "\n\n".join(blocks)
+    block = "\n\n".join([*blocks, f"**Cost**, mean over seeds\n\n{_costs(shown)}"])
     readme.write_text(f"{page[: page.index(begin)]}{begin}\n{block}\n{page[page.index(end) :]}", encoding="utf-8")
+
+
+def _costs(group: Group) -> str:
+    """Markdown table of what one run of each method took."""
+    lines = ["| method | seeds | epochs | minutes | peak memory, MB | parameters |", "| --- |" + " ---: |" * 5]
+    names = dict.fromkeys(run.config.method for run in group.runs)
+    for name in names:
+        costs = [run.cost for run in group.runs if run.config.method == name]
+        epochs, minutes, memory = (
+            sum(values) / len(costs)
+            for values in zip(*((c.epochs, c.seconds.total / 60, c.peak_memory_mb) for c in costs), strict=True)
+        )
+        size = f"{costs[0].parameters:,}"
+        lines.append(f"| {name} | {len(costs)} | {epochs:.0f} | {minutes:.1f} | {memory:,.0f} | {size} |")
+    return "\n".join(lines)

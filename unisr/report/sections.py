@@ -22,7 +22,8 @@ METRIC = "NDCG@10"
 """The metric of the figures."""
 PAPER_TABLES = {"rec": 2, "src": 3}
 """GenSR's tables of the two tasks."""
-LINKED = ("config.json", "metrics.json", "environment.json")
+LINKED = ("config", "metrics", "environment")
+"""Files of a run that its row links to, without `.json`."""
 
 
 def results(group: Group) -> html.Section:
@@ -71,7 +72,7 @@ def _run(run: Run) -> dict[str, object]:
         "minutes": f"{cost.seconds.total / 60:.1f}",
         "peak MB": f"{cost.peak_memory_mb:,.0f}",
         "parameters": f"{cost.parameters:,}",
-        "files": " ".join(html.link(relative(run.folder / name), name) for name in LINKED),
+        "files": "&nbsp;".join(html.link(relative(run.folder / f"{name}.json"), name) for name in LINKED),
     }
 
 

@@ -21,9 +21,9 @@ from unisr.report.figures import FONT, PALETTE
 HINT = "<em>Move a control to see another view here.</em>"
 
 
-def slider(label: str, low: int, high: int, value: int) -> ipywidgets.IntSlider:
-    """An integer slider that reports when it is released."""
-    return ipywidgets.IntSlider(value=value, min=low, max=high, description=label, continuous_update=False)
+def slider(label: str, values: Sequence[Any], value: Any) -> ipywidgets.SelectionSlider:
+    """A slider over the given values that reports when it is released."""
+    return ipywidgets.SelectionSlider(options=list(values), value=value, description=label, continuous_update=False)
 
 
 def dropdown(label: str, options: Sequence[Any] | dict[str, Any], value: Any) -> ipywidgets.Dropdown:
