@@ -92,7 +92,7 @@ def test_stored_run_is_reused(trained: list[str]) -> None:
     again = unisr.run(config())
     assert trained == ["LightGCN"]
     assert again.folder == first.folder and again.metrics == first.metrics
-    assert first.cost.epochs == len(first.losses) == 10
+    assert first.cost.epochs == len(first.losses) > 0
     assert first.cost.examples == first.losses["examples"].sum() > first.cost.steps > 0
     assert first.cost.best_epoch == first.losses["validation_rec_NDCG@5"].idxmax() + 1
     assert first.cost.seconds.total > first.cost.seconds.train > 0 and first.cost.peak_memory_mb > 1
@@ -158,7 +158,7 @@ def test_interrupted_run_goes_on_from_its_checkpoint(monkeypatch: pytest.MonkeyP
         patch.setattr(MODULE, "_store", interrupted)
         unisr.run(config(), mode="overwrite")
     partial = undisturbed.folder.with_name(f"{undisturbed.folder.name}.partial")
-    assert [p.name for p in partial.iterdir()] == ["epoch-0010"]
+    assert [p.name for p in partial.iterdir()] == [f"epoch-{undisturbed.cost.epochs:04d}"]
     for path in undisturbed.folder.iterdir():
         path.unlink()
     undisturbed.folder.rmdir()
@@ -177,7 +177,7 @@ def test_checkpoint_of_other_code_is_refused_until_overwritten(monkeypatch: pyte
     MODULE.train(scorer, loader, TrainConfig(epochs=1), seed=0, checkpoints=partial, owner="other code")
     with pytest.raises(StoreError, match="other code.*delete"):
         unisr.run(config())
-    assert unisr.run(config(), mode="overwrite").cost.epochs == 10
+    assert unisr.run(config(), mode="overwrite").cost.epochs > 1
 
 
 def test_inputs_are_shared_and_independent_of_the_seed() -> None:

@@ -164,7 +164,7 @@ def test_joint_scores_equal_generation_over_the_whole_vocabulary(setting: Settin
 # Switches.
 
 SWITCHES = [
-    dict(layout="joint"), dict(slots="filtered"), dict(slots="sequence"), dict(filter="bilinear"), dict(filter="none"),
+    dict(layout="joint"), dict(slots="sequence"), dict(slots="sequence+filtered"), dict(filter="bilinear"), dict(filter="none"),
     dict(positions=False), dict(cf_table="ego"), dict(freeze_cf=False), dict(contrastive="released"),
     dict(contrastive="none"), dict(answers="vocabulary"), dict(wording="paper"), dict(query=False),
     dict(semantic_unit="token", slots="filtered"), dict(ranking="probability"),
@@ -217,7 +217,7 @@ def test_a_missing_or_foreign_cf_table_is_refused(setting: Setting) -> None:
 
 def test_token_histories_with_sequences_are_refused() -> None:
     with pytest.raises(ValueError, match="slots='filtered'"):
-        GenSRConfig(semantic_unit="token")
+        GenSRConfig(semantic_unit="token", slots="sequence")
 
 
 # Backbones.
