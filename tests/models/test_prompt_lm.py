@@ -164,7 +164,8 @@ def test_joint_scores_equal_generation_over_the_whole_vocabulary(setting: Settin
 # Switches.
 
 SWITCHES = [
-    dict(layout="joint"), dict(slots="sequence"), dict(slots="sequence+filtered"), dict(filter="bilinear"), dict(filter="none"),
+    dict(layout="joint"), dict(slots="sequence"), dict(slots="sequence+filtered"),
+    dict(filter="bilinear"), dict(filter="none"),
     dict(positions=False), dict(cf_table="ego"), dict(freeze_cf=False), dict(contrastive="released"),
     dict(contrastive="none"), dict(answers="vocabulary"), dict(wording="paper"), dict(query=False),
     dict(semantic_unit="token", slots="filtered"), dict(ranking="probability"),
