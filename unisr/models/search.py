@@ -63,8 +63,8 @@ class TEM(Scorer):
                   TEMConfig(length=10)),
         "small": (TrainConfig(epochs=12, batch_size=512, negatives=5, learning_rate=3e-3, schedule="cosine"),
                   TEMConfig()),
-        "full": (TrainConfig(epochs=20, batch_size=512, negatives=5, learning_rate=3e-3, schedule="cosine", patience=10),
-                 TEMConfig()),
+        "full": (TrainConfig(epochs=20, batch_size=512, negatives=5, learning_rate=3e-3, schedule="cosine",
+                             patience=10), TEMConfig()),
     }
 
     def __init__(self, config: TEMConfig, corpus: Corpus, *, tables: Tables | None = None) -> None:
