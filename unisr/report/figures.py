@@ -38,6 +38,8 @@ TEMPLATE = go.layout.Template(
         "legend": {"orientation": "h", "yref": "container", "y": 0.99, "yanchor": "top", "x": 1, "xanchor": "right"},
     }
 )
+LEGEND_BELOW = {"margin_b": 95, "legend": {"yref": "container", "y": 0.01, "yanchor": "bottom"}}
+"""Layout of figures whose titles are too long to share their line with a legend."""
 
 
 def figure(title: str, x: str, y: str, *, height: int = 380) -> go.Figure:
@@ -71,8 +73,7 @@ def comparison(frame: pd.DataFrame, metric: str) -> go.Figure:
         plot.update_xaxes(title=f"{metric} [0–1]", rangemode="tozero", row=1, col=col)
     plot.update_yaxes(categoryorder="array", categoryarray=ordered(frame))
     plot.update_xaxes(title_standoff=8)
-    legend = {"yref": "container", "y": 0.01, "yanchor": "bottom"}
-    plot.update_layout(template=TEMPLATE, height=160 + 28 * frame["method"].nunique(), margin_b=95, legend=legend)
+    plot.update_layout(template=TEMPLATE, height=160 + 28 * frame["method"].nunique(), **LEGEND_BELOW)
     return plot
 
 
@@ -168,4 +169,5 @@ def weights(frame: pd.DataFrame, *, title: str) -> go.Figure:
     for view, rows in frame.groupby("view", sort=False):
         plot.add_bar(x=rows["weight"].tolist(), y=rows["event"].tolist(), name=str(view), orientation="h")
     plot.update_yaxes(autorange="reversed")
+    plot.update_layout(**LEGEND_BELOW)
     return plot
