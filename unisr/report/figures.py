@@ -168,6 +168,6 @@ def weights(frame: pd.DataFrame, *, title: str) -> go.Figure:
     plot = figure(title, "attention weight [0–1]", "history event", height=160 + 18 * frame["event"].nunique())
     for view, rows in frame.groupby("view", sort=False):
         plot.add_bar(x=rows["weight"].tolist(), y=rows["event"].tolist(), name=str(view), orientation="h")
-    plot.update_yaxes(autorange="reversed")
+    plot.update_yaxes(autorange="reversed", title_standoff=12)
     plot.update_layout(**LEGEND_BELOW)
     return plot
