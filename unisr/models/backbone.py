@@ -42,7 +42,7 @@ class BackboneConfig(Settings):
     feed_forward: int = Field(128, ge=8)
     vocabulary: int = Field(4000, ge=64)
     dropout: float = Field(0.0, ge=0, lt=1)
-    """Of a backbone built here, and of adapters. At these sizes 0.1 keeps it from learning to match words."""
+    """Of a backbone built here, and of adapters."""
     adapter: Literal["none", "lora", "dora"] = "none"
     """none trains every weight; lora and dora (peft) train low-rank updates and leave the rest."""
     adapter_rank: int = Field(8, ge=1)
