@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from unisr.config import ModelConfig, TrainConfig
 from unisr.data.batches import Batch
 from unisr.data.corpus import Corpus
-from unisr.data.schema import Task
+from unisr.data.schema import TASKS
 from unisr.errors import ConfigError
 from unisr.models.backbone import Backbone, BackboneConfig
 from unisr.models.base import Scorer, Tables
@@ -197,27 +197,22 @@ class GenSR(Scorer):
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Eq. 11: `rec` + `src` = Eq. 12 averaged over all candidates of the batch, and beta x Eq. 10."""
-        items = self._history(batch)
-        encoded = self.views(items)
-        slots, _ = self._slots(encoded, items > 0, batch.candidates)
-        states = self._states(batch, encoded, items > 0, slots)
+        encoded, mask, slots, _ = self._read(batch)
+        states = self._states(batch, encoded, mask, slots)
         vocabulary = self.config.answers == "vocabulary"
         logits = self.backbone.logits(states, vocabulary=vocabulary)
         no = 1 - batch.labels.long()
         target = self.backbone.answer_ids[no] if vocabulary else no
         nll = F.cross_entropy(logits.flatten(0, 1), target.flatten(), reduction="none").view_as(batch.labels)
-        share = {"rec": Task.REC, "src": Task.SRC}
-        terms = {name: (nll * (batch.task == task)[:, None]).sum() / nll.numel() for name, task in share.items()}
+        terms = {name: (nll * (batch.task == task)[:, None]).sum() / nll.numel() for name, task in TASKS.items()}
         if self.config.contrastive != "none" and self.config.beta > 0:
-            terms["contrastive"] = self.config.beta * self._alignment(batch, items > 0, encoded, slots)
+            terms["contrastive"] = self.config.beta * self._alignment(batch, mask, encoded, slots)
         return terms
 
     def score(self, batch: Batch) -> Tensor:
         """[B, C] logit(Yes) - logit(No), or P(Yes) where the config asks for the released ranking."""
-        items = self._history(batch)
-        encoded = self.views(items)
-        slots, _ = self._slots(encoded, items > 0, batch.candidates)
-        states = self._states(batch, encoded, items > 0, slots)
+        encoded, mask, slots, _ = self._read(batch)
+        states = self._states(batch, encoded, mask, slots)
         if self.config.ranking == "probability":
             return self.backbone.logits(states, vocabulary=True).softmax(-1)[..., self.backbone.answer_ids[0]]
         logits = self.backbone.logits(states)
@@ -226,16 +221,17 @@ class GenSR(Scorer):
     @torch.no_grad()
     def explain(self, batch: Batch) -> dict[str, Tensor]:
         """Soft-filter weights over the history: `cf` and `semantic`, each [B, C, L], aligned with `batch.items`."""
-        items = self._history(batch)
-        _, weights = self._slots(self.views(items), items > 0, batch.candidates)
+        _, mask, _, weights = self._read(batch)
         if self.config.semantic_unit == "token":
-            weights["semantic"] = weights["semantic"].unflatten(-1, (items.shape[1], TITLE_TOKENS)).sum(-1)
-        unread = batch.items.shape[1] - items.shape[1]
+            weights["semantic"] = weights["semantic"].unflatten(-1, (mask.shape[1], TITLE_TOKENS)).sum(-1)
+        unread = batch.items.shape[1] - mask.shape[1]
         return {view: F.pad(w, (unread, 0)) for view, w in weights.items()}
 
-    def _history(self, batch: Batch) -> Tensor:
-        """The last N items [B, N]; 0 where padded."""
-        return (batch.items * (batch.tasks > 0))[:, -self.config.history :]
+    def _read(self, batch: Batch) -> tuple[Encoded, Tensor, list[Tensor], dict[str, Tensor]]:
+        """Both views of the last N events, their mask [B, N], the four slots and the soft-filter weights."""
+        items = (batch.items * (batch.tasks > 0))[:, -self.config.history :]
+        encoded = self.views(items)
+        return encoded, items > 0, *self._slots(encoded, items > 0, batch.candidates)
 
     def _slots(self, encoded: Encoded, mask: Tensor, candidates: Tensor) -> tuple[list[Tensor], dict]:
         """The four slots of Eq. 9, each [B, C, d], and the soft-filter weights."""
@@ -257,10 +253,8 @@ class GenSR(Scorer):
 
     def prompts(self, batch: Batch) -> Part:
         """The joint layout's prompts, one per candidate (Eq. 9): embeddings [B·C, S, d] and mask [B·C, S]."""
-        items = self._history(batch)
-        encoded = self.views(items)
-        slots, _ = self._slots(encoded, items > 0, batch.candidates)
-        return self._joint(batch, encoded, items > 0, slots)
+        encoded, mask, slots, _ = self._read(batch)
+        return self._joint(batch, encoded, mask, slots)
 
     def _states(self, batch: Batch, encoded: Encoded, mask: Tensor, slots: list[Tensor]) -> Tensor:
         """Answer states [B, C, d] by the configured layout."""
