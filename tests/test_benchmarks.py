@@ -7,7 +7,7 @@ import torch
 
 from unisr.benchmarks import layouts, ranking
 from unisr.data.batches import Batch
-from unisr.models.prompt_lm import GenSR
+from unisr.models.joint import GenSR
 from unisr.paths import results_dir
 
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 Family = Literal["reference", "recommendation", "search", "joint"]
 TaskName = Literal["rec", "src"]
-FAMILY_MODULES = ("reference", "lightgcn", "recommendation", "search", "joint", "prompt_lm")
+FAMILY_MODULES = ("reference", "recommendation", "search", "joint")
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from unisr.errors import ConfigError
-from unisr.models import layers
+from unisr.models import layers, losses, pooling
 
 few = settings(max_examples=20, deadline=None)
 seeds = st.integers(0, 1000)
@@ -95,7 +95,7 @@ def test_heads_must_divide_the_width() -> None:
 def test_target_attention_equals_the_sum_over_events(seed: int) -> None:
     history, valid = world(seed)
     candidates = torch.randn(4, 5, 8)
-    pool = layers.TargetAttention(8)
+    pool = pooling.TargetAttention(8)
     found = pool(history, valid, candidates)
     assert (found[~valid.any(1)] == 0).all()
     for row in valid.any(1).nonzero().flatten():
@@ -136,10 +136,10 @@ def test_ple_is_the_gated_sum_of_its_experts() -> None:
 def test_task_bce_means_over_the_rows_of_each_task() -> None:
     scores, labels = torch.randn(3, 2), torch.eye(3)[:, :2]
     task = torch.tensor([1, 2, 1])
-    terms = layers.task_bce(scores, labels, task)
+    terms = losses.task_bce(scores, labels, task)
     expected = nn.functional.binary_cross_entropy_with_logits(scores[[0, 2]], labels[[0, 2]])
     torch.testing.assert_close(terms["rec"], expected)
-    assert set(layers.task_bce(scores, labels, torch.full((3,), 2))) == {"src"}
+    assert set(losses.task_bce(scores, labels, torch.full((3,), 2))) == {"src"}
 
 
 def test_info_nce_equals_cross_entropy_and_leaves_hits_out() -> None:
@@ -148,15 +148,15 @@ def test_info_nce_equals_cross_entropy_and_leaves_hits_out() -> None:
     weights = torch.full((4,), 0.25)
     logits = torch.cat([positive[:, None], negatives], 1)
     expected = nn.functional.cross_entropy(logits, torch.zeros(4, dtype=torch.long))
-    torch.testing.assert_close(layers.info_nce(positive, negatives, hits=none, weights=weights), expected)
+    torch.testing.assert_close(losses.info_nce(positive, negatives, hits=none, weights=weights), expected)
     hits = none.clone()
     hits[:, 2:] = True
     shorter = nn.functional.cross_entropy(logits[:, :3], torch.zeros(4, dtype=torch.long))
-    torch.testing.assert_close(layers.info_nce(positive, negatives, hits=hits, weights=weights), shorter)
+    torch.testing.assert_close(losses.info_nce(positive, negatives, hits=hits, weights=weights), shorter)
 
 
 def test_nt_xent_finds_the_other_view_of_the_row() -> None:
-    similarity = layers.Similarity(4, 0.1)
+    similarity = losses.Similarity(4, 0.1)
     a, b = torch.randn(3, 4), torch.randn(3, 4)
     views = torch.cat([a, b])
     terms = []
@@ -164,12 +164,12 @@ def test_nt_xent_finds_the_other_view_of_the_row() -> None:
         others = [j for j in range(6) if j != i]
         logits = similarity(views[[i]], views[others])[0]
         terms.append(-logits.log_softmax(0)[others.index((i + 3) % 6)])
-    torch.testing.assert_close(layers.nt_xent(similarity, a, b), torch.stack(terms).mean())
-    assert layers.nt_xent(similarity, a[:1], b[:1]) == 0
+    torch.testing.assert_close(losses.nt_xent(similarity, a, b), torch.stack(terms).mean())
+    assert losses.nt_xent(similarity, a[:1], b[:1]) == 0
 
 
 def test_similarity_is_capped_by_its_temperature() -> None:
-    similarity = layers.Similarity(4, 0.2)
+    similarity = losses.Similarity(4, 0.2)
     x, y = 100 * torch.randn(5, 4), 100 * torch.randn(6, 4)
     assert similarity(x, y).abs().max() <= 5.0 + 1e-4
     torch.testing.assert_close(similarity.paired(x, y[:5]), similarity(x, y[:5]).diagonal())
@@ -180,7 +180,7 @@ def test_similarity_is_capped_by_its_temperature() -> None:
 def test_last_columns_are_the_last_chosen_in_order(seed: int, length: int) -> None:
     torch.manual_seed(seed)
     chosen = torch.rand(4, 7) < 0.5
-    index, valid = layers.last_columns(chosen, length)
+    index, valid = pooling.last_columns(chosen, length)
     assert index.shape == (4, min(length, 7))
     for row in range(4):
         expected = chosen[row].nonzero().flatten().tolist()[-length:]

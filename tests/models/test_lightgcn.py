@@ -12,7 +12,7 @@ from tests.contract import ScorerContract, Setting
 from unisr.data.corpus import Corpus
 from unisr.data.schema import Dataset
 from unisr.models.base import build
-from unisr.models.lightgcn import LightGCN, LightGCNConfig
+from unisr.models.recommendation import LightGCN, LightGCNConfig
 
 
 class TestLightGCN(ScorerContract):

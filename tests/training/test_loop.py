@@ -178,3 +178,14 @@ def test_refusals(scorer: TinyScorer, loader: TinyLoader) -> None:
         train(scorer, loader, TrainConfig(epochs=1), seed=0, device="cuda:7")
     with pytest.raises(ConfigError, match="batch_size"):
         train(scorer, TinyLoader(steps=0), TrainConfig(epochs=1), seed=0)
+
+
+def test_scorers_are_told_every_epoch(loader: TinyLoader) -> None:
+    told = []
+
+    class Staged(TinyScorer):
+        def start_epoch(self, epoch: int, epochs: int) -> None:
+            told.append((epoch, epochs))
+
+    train(Staged(ModelConfig()), loader, TrainConfig(epochs=3), seed=0)
+    assert told == [(0, 3), (1, 3), (2, 3)]

@@ -22,7 +22,7 @@ from unisr.data.batches import Batch
 from unisr.data.corpus import Corpus, _word_ids
 from unisr.data.schema import Task
 from unisr.models.backbone import BackboneConfig
-from unisr.models.prompt_lm import GenSR, GenSRConfig
+from unisr.models.joint import GenSR, GenSRConfig
 from unisr.random import generator, torch_generator
 
 ITEMS, QUERIES, USERS, WORDS, HISTORY, CANDIDATES, NEGATIVES = 5000, 300, 1000, 3000, 20, 100, 4

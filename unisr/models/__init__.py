@@ -1,1 +1,1 @@
-"""Methods: the scorer interface (`base`), shared blocks (`layers`) and one module per family."""
+"""Methods: the scorer interface (`base`), shared blocks (`layers`, `pooling`, `losses`), a package per family."""

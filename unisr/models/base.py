@@ -48,6 +48,13 @@ class Scorer(nn.Module):
         """Latest recommendation and search events a batch must carry, merged by time: L = their sum."""
         raise NotImplementedError
 
+    def start_epoch(self, epoch: int, epochs: int) -> None:
+        """Called before epoch number `epoch` (from 0) of `epochs`; methods that learn in stages choose theirs here.
+
+        Must be a pure function of its arguments, so that a resumed training goes on in the right stage. What a score
+        depends on must stand in a persistent buffer, so that it is stored with the weights.
+        """
+
     def losses(self, batch: Batch | SequenceBatch) -> dict[str, Tensor]:
         """Named scalar terms, weights applied; the loop minimises their sum.
 

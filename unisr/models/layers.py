@@ -1,4 +1,4 @@
-"""Blocks shared by the methods: tables, query and sequence encoders, pooling, heads, losses.
+"""Blocks shared by the methods: tables, query and sequence encoders, heads.
 
 Masks are true where valid. Torch's scaled dot-product attention reads a boolean mask the same way
 (true = takes part), so no block converts one.
@@ -13,7 +13,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from unisr.data.schema import TASKS
 from unisr.errors import ConfigError
 
 Norm = Literal["pre", "post"]
@@ -197,24 +196,6 @@ class SequenceEncoder(nn.Module):
         return self.last(x) * valid.unsqueeze(-1)
 
 
-class TargetAttention(nn.Module):
-    """Bilinear target pooling: sum_j a_j h_j with a = softmax_j(h_j^T W e_c).
-
-    history [B, L, d]; valid [B, L]; candidates [B, C, d] -> [B, C, d]. One batched product H W E_c^T, so
-    nothing of size B C L d is built. Rows without a valid event give zeros.
-    """
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.map = nn.Linear(width, width, bias=False)
-
-    def forward(self, history: Tensor, valid: Tensor, candidates: Tensor) -> Tensor:
-        logits = candidates @ self.map(history).transpose(1, 2)
-        # The most negative number, not -inf: a row without events stays finite and its values are zeros.
-        logits = logits.masked_fill(~valid.unsqueeze(1), torch.finfo(logits.dtype).min)
-        return logits.softmax(-1) @ (history * valid.unsqueeze(-1))
-
-
 class MLP(nn.Sequential):
     """Linear layers of the given sizes with ReLU and dropout between them, `[..., sizes[0]] -> [..., sizes[-1]]`."""
 
@@ -245,75 +226,3 @@ class PLE(nn.Module):
         outputs = torch.cat([self.shared(x), self.own[task](x)], dim=-1).unflatten(-1, (2 * self.experts, -1))
         outputs = self.dropout(outputs.relu())
         return (self.gates[task](x).softmax(-1).unsqueeze(-2) @ outputs).squeeze(-2)
-
-
-class Similarity(nn.Module):
-    """s(x, y) = tanh(x^T M y) / tau, `[n, d], [m, d] -> [n, m]`; tau is learned through its logarithm."""
-
-    def __init__(self, width: int, tau: float) -> None:
-        super().__init__()
-        self.map = nn.Linear(width, width, bias=False)
-        self.log_tau = nn.Parameter(torch.tensor(float(np.log(tau))))
-
-    def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        return torch.tanh(x @ self.map(y).T) / self.log_tau.exp()
-
-    def paired(self, x: Tensor, y: Tensor) -> Tensor:
-        """The similarity of row i of x with row i of y, `[n]`."""
-        return torch.tanh((x * self.map(y)).sum(-1)) / self.log_tau.exp()
-
-
-def task_bce(scores: Tensor, labels: Tensor, task: Tensor) -> dict[str, Tensor]:
-    """Binary cross-entropy of scores [B, C] against labels [B, C], the mean over each task's candidates.
-
-    A task without a row in `task` [B] has no term.
-    """
-    terms = F.binary_cross_entropy_with_logits(scores, labels, reduction="none").mean(1)
-    return {name: terms[rows].mean() for name, number in TASKS.items() if (rows := task == int(number)).any()}
-
-
-def info_nce(positive: Tensor, negatives: Tensor, *, hits: Tensor, weights: Tensor) -> Tensor:
-    """-sum_i w_i log(exp p_i / (exp p_i + sum_j exp n_ij)), nats.
-
-    positive [n], negatives [n, m] similarities; hits [n, m] bool: negatives that are the positive itself
-    and are left out; weights [n].
-    """
-    logits = torch.cat([positive.unsqueeze(1), negatives.masked_fill(hits, torch.finfo(negatives.dtype).min)], 1)
-    return -(logits.log_softmax(1)[:, 0] * weights).sum()
-
-
-def nt_xent(similarity: Similarity, a: Tensor, b: Tensor) -> Tensor:
-    """NT-Xent of two views a, b [n, d], nats: among the other 2n - 1 views of the batch, find the same row's.
-
-    With fewer than two rows there is nothing to tell apart: 0 (connected to the views).
-    """
-    n = len(a)
-    if n < 2:
-        return (a.sum() + b.sum()) * 0.0
-    views = torch.cat([a, b])
-    logits = similarity(views, views)
-    itself = torch.eye(2 * n, dtype=torch.bool, device=a.device)
-    logits = logits.masked_fill(itself, torch.finfo(logits.dtype).min)
-    return F.cross_entropy(logits, torch.arange(2 * n, device=a.device).roll(n))
-
-
-def masked_mean(x: Tensor, valid: Tensor) -> Tensor:
-    """The mean of x [B, L, d] over valid [B, L], `[B, d]`; zeros where nothing is valid."""
-    weights = valid.to(x.dtype).unsqueeze(-1)
-    return (x * weights).sum(1) / weights.sum(1).clamp(min=1)
-
-
-def last_columns(chosen: Tensor, length: int) -> tuple[Tensor, Tensor]:
-    """Columns of the last `length` true cells of chosen [B, L], in order and left-padded.
-
-    Returns index [B, n], valid [B, n] with n = min(length, L); padded cells point at column 0.
-    """
-    n = min(length, chosen.shape[1])
-    index = chosen.long().argsort(dim=1, stable=True)[:, chosen.shape[1] - n :]
-    valid = chosen.gather(1, index)
-    return index * valid, valid
-
-
-def take_columns(x: Tensor, index: Tensor) -> Tensor:
-    """x [B, L, d] at the columns index [B, n], `[B, n, d]`."""
-    return x.gather(1, index.unsqueeze(-1).expand(-1, -1, x.shape[-1]))

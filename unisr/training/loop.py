@@ -132,6 +132,7 @@ class _Trainer:
         """Train one epoch, validate it and return its log row."""
         started = time.perf_counter()
         self.model.train()
+        self.scorer.start_epoch(self.at.epoch, self.config.epochs)
         number, first_step = self.at.epoch + 1, self.at.step
         meter = Meter(number)
         accelerator = self.accelerator

@@ -23,7 +23,8 @@ from unisr.models.dual_view import (
     ReleasedContrastive,
     contrastive_loss,
 )
-from unisr.models.layers import SequenceEncoder, masked_mean
+from unisr.models.layers import SequenceEncoder
+from unisr.models.pooling import masked_mean
 from unisr.models.prompts import WORDINGS, Wording, prompt_texts
 from unisr.models.tokenizer import token_table
 from unisr.registry import Card, register

@@ -16,6 +16,10 @@ class TestTEM(ScorerContract):
     method = "TEM"
 
 
+class TestMergedTEM(ScorerContract):
+    method = "TEM-merged"
+
+
 @pytest.fixture(scope="module")
 def setting(world: Dataset) -> Setting:
     return Setting(world, TEM)

@@ -1,7 +1,8 @@
-"""Search-only methods: TEM."""
+"""TEM: a transformer over the query and the items clicked."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -15,7 +16,8 @@ from unisr.data.batches import Batch
 from unisr.data.corpus import Corpus
 from unisr.data.schema import Task
 from unisr.models.base import Scorer, Tables
-from unisr.models.layers import QueryEncoder, SequenceEncoder, embedding, task_bce
+from unisr.models.layers import QueryEncoder, SequenceEncoder, embedding
+from unisr.models.losses import task_bce
 from unisr.registry import Card, register
 
 
@@ -123,3 +125,16 @@ class TEM(Scorer):
 
     def _word_logits(self, items: Tensor, words: Tensor) -> Tensor:
         return (self.queries.table(words) @ self.items(items).unsqueeze(-1)).squeeze(-1) + self.word_bias[words]
+
+
+@register
+class MergedTEM(TEM):
+    """TEM over the items of both tasks' events: a control for what recommendation history adds."""
+
+    card = replace(
+        TEM.card,
+        name="TEM-merged",
+        paper=f"control of this suite; {TEM.card.paper}",
+        signals=("rec history", *TEM.card.signals),
+    )
+    presets = {n: (t, m.model_copy(update={"history": "merged"})) for n, (t, m) in TEM.presets.items()}

@@ -20,7 +20,7 @@ from unisr.errors import ConfigError
 from unisr.models.backbone import Backbone, BackboneConfig
 from unisr.models.base import build
 from unisr.models.dual_view import BilinearFilter, MultiHeadFilter, ReleasedContrastive, contrastive_loss
-from unisr.models.prompt_lm import GenSR, GenSRConfig
+from unisr.models.joint import GenSR, GenSRConfig
 from unisr.models.tokenizer import token_table, train_tokenizer
 
 TEXTS = ["", "toy story animation comedy 1990s", "heat crime thriller 1990s", "a comedy of errors"]

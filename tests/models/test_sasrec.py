@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from tests.contract import ScorerContract, Setting
 from unisr.data.schema import Dataset
 from unisr.models.base import build
-from unisr.models.recommendation import SASRec, SASRecConfig
+from unisr.models.recommendation import MergedSASRec, SASRec, SASRecConfig
 
 
 class TestSASRec(ScorerContract):
     method = "SASRec"
+
+
+class TestMergedSASRec(ScorerContract):
+    method = "SASRec-merged"
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +31,7 @@ def test_states_do_not_see_later_items(setting: Setting) -> None:
     batch = setting.training_batch(scorer, 8)
     other = batch.items.clone()
     other[:, 4:] = other[:, 4:] % setting.dataset.n_items + 1
-    before, after = scorer.states(batch.items, batch.tasks), scorer.states(other, batch.tasks)
+    before, after = scorer.states(batch), scorer.states(replace(batch, items=other))
     torch.testing.assert_close(after[:, :4], before[:, :4])
     assert not torch.allclose(after[:, 4:], before[:, 4:])
 
@@ -33,7 +39,7 @@ def test_states_do_not_see_later_items(setting: Setting) -> None:
 def test_softmax_loss_is_the_cross_entropy_of_the_scores(setting: Setting) -> None:
     scorer = setting.build()
     batch = setting.training_batch(scorer, 8)
-    states = scorer.states(batch.items, batch.tasks)
+    states = scorer.states(batch)
     terms = []
     for row, place in (batch.targets > 0).nonzero():
         logits = scorer.items.weight[1:] @ states[row, batch.states[row, place]]
@@ -67,8 +73,10 @@ def test_bce_leaves_seen_items_out(setting: Setting) -> None:
     torch.testing.assert_close(scorer._bce(states, targets, everything), expected)
 
 
-def test_search_events_are_not_seen(setting: Setting) -> None:
-    scorer = setting.build()
-    items = torch.tensor([[3, 4, 5]])
-    states = scorer.states(items, torch.tensor([[1, 2, 1]]))
-    torch.testing.assert_close(states, scorer.states(torch.tensor([[3, 9, 5]]), torch.tensor([[1, 2, 1]])))
+def test_search_events_are_seen_by_the_merged_control_only(setting: Setting) -> None:
+    for method, same in [(SASRec, True), (MergedSASRec, False)]:
+        scorer = build(method, SASRecConfig(), setting.corpus, seed=0).eval()
+        batch = setting.batch(scorer)
+        batch.items, batch.tasks = torch.tensor([[3, 4, 5]]), torch.tensor([[1, 2, 1]])
+        other = replace(batch, items=torch.tensor([[3, 9, 5]]))
+        assert torch.allclose(scorer.states(batch), scorer.states(other)) == same

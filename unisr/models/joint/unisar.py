@@ -1,4 +1,4 @@
-"""Joint methods: UniSAR."""
+"""UniSAR: transitions between search and recommendation behavior."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from unisr.data.batches import Batch
 from unisr.data.corpus import Corpus
 from unisr.data.schema import TASKS, Task
 from unisr.models import layers as L
+from unisr.models import losses, pooling
 from unisr.models.base import Scorer, Tables
 from unisr.registry import Card, register
 
@@ -55,8 +56,8 @@ class Side(nn.Module):
         self.fusion = nn.ModuleList(
             L.Block(width, heads, width, norm="post", dropout=dropout, cross=True) for _ in range(config.layers)
         )
-        self.pool = L.TargetAttention(width)
-        self.align = L.Similarity(width, config.alignment_tau) if config.alignment_weight else None
+        self.pool = pooling.TargetAttention(width)
+        self.align = losses.Similarity(width, config.alignment_tau) if config.alignment_weight else None
 
     def forward(self, x: Tensor, cross: Tensor, valid: Tensor) -> tuple[Tensor, Tensor]:
         """x, cross [B, n, d], valid [B, n] -> the same-type encoding and its fusion with `cross`, both [B, n, d]."""
@@ -136,7 +137,7 @@ class UniSAR(Scorer):
         self.merged = _encoder(config, config.rec_history + config.src_history)
         lengths = {"rec": config.rec_history, "src": config.src_history}
         self.sides = nn.ModuleDict({name: Side(config, n) for name, n in lengths.items()})
-        self.contrast = L.Similarity(width, config.query_item_tau) if config.query_item_weight else None
+        self.contrast = losses.Similarity(width, config.query_item_tau) if config.query_item_weight else None
         self.ple = L.PLE(5 * width, width, experts=config.experts, dropout=config.dropout)
         self.heads = nn.ModuleList(
             nn.Sequential(
@@ -158,16 +159,16 @@ class UniSAR(Scorer):
         merged = self.merged(events, batch.tasks > 0, cross_type(batch.tasks))
         out = Encoded()
         for name, side in self.sides.items():
-            index, valid = L.last_columns(batch.tasks == int(TASKS[name]), self._length(name))
-            cross = L.take_columns(merged, index) * valid.unsqueeze(-1)
-            own, out.fused[name] = side(L.take_columns(events, index), cross, valid)
+            index, valid = pooling.last_columns(batch.tasks == int(TASKS[name]), self._length(name))
+            cross = pooling.take_columns(merged, index) * valid.unsqueeze(-1)
+            own, out.fused[name] = side(pooling.take_columns(events, index), cross, valid)
             out.valid[name], out.views[name] = valid, (cross, own)
         return out
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """`rec`, `src` (weighted), `query_item`, `alignment`."""
         encoded = self.encode(batch)
-        terms = L.task_bce(self._score(batch, encoded), batch.labels, batch.task)
+        terms = losses.task_bce(self._score(batch, encoded), batch.labels, batch.task)
         if "src" in terms:
             terms["src"] = terms["src"] * self.config.search_weight
         if self.contrast is not None:
@@ -216,16 +217,16 @@ class UniSAR(Scorer):
         to_queries = self.contrast(self.queries(other_queries), i).T
         item_hits = items.unsqueeze(1) == other_items
         query_hits = queries.unsqueeze(1) == other_queries
-        both = L.info_nce(positive, to_items, hits=item_hits, weights=weights)
-        return (both + L.info_nce(positive, to_queries, hits=query_hits, weights=weights)) / 2
+        both = losses.info_nce(positive, to_items, hits=item_hits, weights=weights)
+        return (both + losses.info_nce(positive, to_queries, hits=query_hits, weights=weights)) / 2
 
     def _alignment(self, encoded: Encoded) -> Tensor:
         """The sum over both sides of NT-Xent between their two views, over rows that have both behaviors."""
         rows = encoded.valid["rec"].any(1) & encoded.valid["src"].any(1)
         total = encoded.fused["rec"].new_zeros(())
         for name, side in self.sides.items():
-            cross, own = (L.masked_mean(view, encoded.valid[name])[rows] for view in encoded.views[name])
-            total = total + L.nt_xent(side.align, cross, own)
+            cross, own = (pooling.masked_mean(view, encoded.valid[name])[rows] for view in encoded.views[name])
+            total = total + losses.nt_xent(side.align, cross, own)
         return total
 
 

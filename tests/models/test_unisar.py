@@ -10,7 +10,7 @@ from tests.contract import ScorerContract, Setting
 from unisr.data.batches import Batch
 from unisr.data.schema import Dataset, Task
 from unisr.models.base import build
-from unisr.models.joint import UniSAR, UniSARConfig, cross_type
+from unisr.models.joint.unisar import UniSAR, UniSARConfig, cross_type
 
 
 class TestUniSAR(ScorerContract):
