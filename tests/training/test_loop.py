@@ -187,5 +187,5 @@ def test_scorers_are_told_every_epoch(loader: TinyLoader) -> None:
         def start_epoch(self, epoch: int, epochs: int) -> None:
             told.append((epoch, epochs))
 
-    train(Staged(ModelConfig()), loader, TrainConfig(epochs=3), seed=0)
+    train(Staged(tiny_scorer().config), loader, TrainConfig(epochs=3), seed=0)
     assert told == [(0, 3), (1, 3), (2, 3)]
