@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from unisr import registry
+from unisr.data.candidates import KINDS
 from unisr.errors import UnknownNameError
 from unisr.report import notebooks, store
 from unisr.reproduce import plan, reproduce
@@ -48,7 +49,8 @@ def test_reproduce_makes_an_index_and_reuses_what_is_stored(tmp_path: Path, monk
     assert first.index and "Executed notebooks" in first.index.read_text(encoding="utf-8")
     assert (tmp_path / "synthetic" / "quick" / "notebooks" / "01_datasets.html").exists()
     made = {run.folder: run.folder.stat().st_mtime_ns for run in store.runs()}
-    assert len(made) == 2
+    assert len(made) == 2 * len(KINDS)
+    assert (tmp_path / "synthetic" / "quick" / "tables" / "search_hard.md").exists()
     again = reproduce("quick", **options)  # type: ignore[arg-type]
     assert {run.folder: run.folder.stat().st_mtime_ns for run in store.runs()} == made
     assert [o.name for o in again.outcomes] == ["Popularity seed 0", "Lexical seed 0", "01_datasets", "report"]

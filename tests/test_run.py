@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -147,11 +148,38 @@ def test_required_run_without_weights_is_made_again(trained: list[str]) -> None:
     assert (required.folder / store.WEIGHTS).exists()
 
 
+def test_other_candidates_are_ranked_with_the_same_weights(trained: list[str]) -> None:
+    hard = unisr.run(config("Reader", candidates="hard"))
+    assert trained == ["LightGCN", "Reader"] and hard.checkpoint is None
+    usual = unisr.run(config("Reader"), mode="only-cached")
+    assert torch.equal(load_scorer(hard).weight, load_scorer(usual).weight)
+    assert hard.losses.equals(usual.losses) and hard.cost.seconds.train == usual.cost.seconds.train
+    assert hard.environment.candidates_hash != usual.environment.candidates_hash
+    assert hard.per_query["event"].equals(usual.per_query["event"])
+    assert not hard.per_query["rank"].equals(usual.per_query["rank"])
+    scorer = load_scorer(hard)
+    table = evaluate(scorer, prepare_inputs(hard.config).evaluation(scorer))
+    pd.testing.assert_frame_equal(table[RANKS], hard.per_query[RANKS])
+    unisr.run(config("Reader", candidates="popularity"))
+    assert trained == ["LightGCN", "Reader"]
+
+
+def test_other_candidates_need_the_run_that_trained(trained: list[str]) -> None:
+    hard = unisr.run(config(candidates="hard"))
+    usual = unisr.run(config(), mode="only-cached")
+    (usual.folder / store.WEIGHTS).unlink()
+    unisr.run(config(candidates="hard"), mode="overwrite")
+    assert trained == ["LightGCN", "LightGCN"], "weights that are gone are trained again"
+    shutil.rmtree(usual.folder)
+    with pytest.raises(StoreError, match="candidates='uniform'"):
+        load_scorer(hard)
+
+
 def test_interrupted_run_goes_on_from_its_checkpoint(monkeypatch: pytest.MonkeyPatch) -> None:
     undisturbed = unisr.run(config(), mode="overwrite")
     expected = load_scorer(undisturbed).state_dict()
 
-    def interrupted(*args: Any) -> None:
+    def interrupted(*args: Any, **kwargs: Any) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):

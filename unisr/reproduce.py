@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from unisr import registry
 from unisr.config import Preset, RunConfig
+from unisr.data.candidates import KINDS
 from unisr.errors import StoreError
 from unisr.jobs import Job, Outcome, clock, run_jobs, timed
 from unisr.report import notebooks, store
@@ -95,17 +96,22 @@ def plan(preset: Preset, *, dataset: str, seeds: int = 1, methods: Sequence[str]
 
 
 def run_one(config: RunConfig) -> str:
-    """One run, reloaded if it is stored; the note tells NDCG@10 per task."""
+    """One method and seed on every kind of candidates, reloaded where stored; the note tells NDCG@10 per task."""
     import unisr
 
-    made = unisr.run(config)
+    made, *_ = [unisr.run(each) for each in all_candidates(config)]
     return ", ".join(f"{task} NDCG@10 {values['NDCG@10']:.3f}" for task, values in made.metrics.items())
 
 
+def all_candidates(config: RunConfig) -> list[RunConfig]:
+    """This config with each kind of candidates; the weights are those of the first."""
+    return [config.model_copy(update={"candidates": kind}) for kind in KINDS]
+
+
 def _stored(config: RunConfig) -> bool:
-    """Whether a whole run of this config is there; a damaged one is left to the job, whose error names it."""
+    """Whether whole runs of this config are there; a damaged one is left to the job, whose error names it."""
     try:
-        return store.find(config) is not None
+        return all(store.find(each) is not None for each in all_candidates(config))
     except StoreError:
         return False
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal, get_args
 
+import pandas as pd
 import torch
 from accelerate.utils import wait_for_everyone
 
@@ -41,15 +42,18 @@ from unisr.training.checkpoint import code_version
 Mode = Literal["reuse", "overwrite", "only-cached"]
 DATA_SEED = 0
 """Seed of dataset, user sample and candidates in every run."""
+VALIDATED_ON: CandidateKind = "uniform"
+"""Candidates of the validation that picks the best epoch. Runs with others rank with the same weights."""
 
 
 def run(config: RunConfig, *, mode: Mode = "reuse", device: str | None = None) -> Run:
     """The stored run of `config`; trained, ranked and stored where it is missing.
 
-    Methods whose tables the method reads (`Card.requires`) are run first with the same data and seed. A training
-    that was killed goes on from its last epoch. Of several processes that ask for one run at a time, one makes it
-    and the others wait for it. Under `accelerate launch` all processes train together and the main one stores;
-    start only one such job per run.
+    Methods whose tables the method reads (`Card.requires`) are run first with the same data and seed. With popularity
+    or hard candidates nothing is trained: the weights of the run with uniform ones rank these too. A training that
+    was killed goes on from its last epoch. Of several processes that ask for one run at a time, one makes it and the
+    others wait for it. Under `accelerate launch` all processes train together and the main one stores; start only
+    one such job per run.
 
     Args:
         mode: reuse a stored run, overwrite it, or take only-cached ones and never train.
@@ -71,7 +75,22 @@ def run(config: RunConfig, *, mode: Mode = "reuse", device: str | None = None) -
     with nullcontext() if launched_together() else exclusive(folder.with_name(f"{folder.name}.lock")):
         if mode == "reuse" and (stored := store.find(config)):
             return stored
+        if config.candidates != VALIDATED_ON:
+            return _rank_again(config, device)
         return _make(config, device, fresh=mode == "overwrite")
+
+
+def trained_by(config: RunConfig) -> RunConfig:
+    """The config whose run holds the weights that `config` ranks with."""
+    return config.model_copy(update={"candidates": VALIDATED_ON})
+
+
+def with_weights(config: RunConfig, *, device: str | None = None) -> Run:
+    """The run of `config`; one stored without weights (as in the repository) is made again."""
+    made = run(config, device=device)
+    if made.checkpoint is None and made.cost.parameters:
+        made = run(config, mode="overwrite", device=device)
+    return made
 
 
 def load_scorer(run: Run, *, device: str = "cpu") -> Scorer:
@@ -80,9 +99,13 @@ def load_scorer(run: Run, *, device: str = "cpu") -> Scorer:
     Raises:
         StoreError: the run was stored without weights (as in the repository); the message says how to make them.
     """
-    scorer = _build(run.config, device)
+    trained = run if run.config.candidates == VALIDATED_ON else store.find(trained_by(run.config))
+    if trained is None:
+        raise StoreError(f"{run.folder}: the run that trained its weights is not there; run {run.config.method} with "
+                         f"candidates={VALIDATED_ON!r}")  # fmt: skip
+    scorer = _build(trained.config, device)
     if scorer.trainable:
-        run.load_weights(scorer)
+        trained.load_weights(scorer)
     return scorer.to(device).eval()
 
 
@@ -167,37 +190,55 @@ def _make(config: RunConfig, device: str, *, fresh: bool) -> Run:
             validate=_validation(scorer, inputs, device), checkpoints=checkpoints,
             owner=f"config {config.config_id} code {code_version()}",
         )  # fmt: skip
-    if int(os.environ.get("RANK", "0")) == 0:
-        _store(config, inputs, scorer, log, prepared, device)
+    if main_process():
+        cost = Cost(
+            seconds=Seconds(train=log.seconds, evaluate=0.0, total=prepared + log.seconds),
+            peak_memory_mb=0.0,
+            epochs=len(log.rows),
+            best_epoch=log.best_epoch,
+            parameters=sum(p.numel() for p in scorer.parameters() if p.requires_grad),
+            steps=log.total("steps"),
+            examples=log.total("examples"),
+        )
+        _store(inputs, scorer.to(device), log.frame(), cost, device, weights=scorer.trainable)
         shutil.rmtree(checkpoints, ignore_errors=True)
+    return _stored(config)
+
+
+def _rank_again(config: RunConfig, device: str) -> Run:
+    """Rank the test split's candidates of another kind with the weights of the run that was trained."""
+    trained = with_weights(trained_by(config), device=device)
+    if main_process():
+        scorer = load_scorer(trained, device=device)
+        _store(prepare_inputs(config), scorer, trained.losses, trained.cost, device, weights=False)
+    return _stored(config)
+
+
+def _store(
+    inputs: Inputs, scorer: Scorer, losses: pd.DataFrame, cost: Cost, device: str, *, weights: bool
+) -> None:
+    """Rank the test split and store the run; `cost` is what the training took."""
+    started = time.perf_counter()
+    per_query = evaluate(scorer, inputs.evaluation(scorer), device=device, progress=progress)
+    ranked, before = time.perf_counter() - started, cost.seconds
+    seconds = Seconds(train=before.train, evaluate=ranked, total=before.total - before.evaluate + ranked)
+    cost = cost.model_copy(
+        update={"seconds": seconds, "peak_memory_mb": max(cost.peak_memory_mb, peak_memory_mb(device))}
+    )
+    environment = Environment.capture(device=device, dataset=inputs.dataset, candidates=inputs.candidates)
+    store.save(
+        inputs.config, per_query=per_query, losses=losses, cost=cost, environment=environment,
+        model=scorer if weights else None,
+    )  # fmt: skip
+
+
+def _stored(config: RunConfig) -> Run:
+    """The run that this process, or the main one beside it, stored."""
     if launched_together():
         wait_for_everyone()
     stored = store.find(config)
     assert stored is not None, "the run was stored above"
     return stored
-
-
-def _store(config: RunConfig, inputs: Inputs, scorer: Scorer, log: TrainLog, prepared: float, device: str) -> None:
-    """Rank the test split and store the run; `prepared` are the seconds before training."""
-    started = time.perf_counter()
-    scorer.to(device)
-    per_query = evaluate(scorer, inputs.evaluation(scorer), device=device, progress=progress)
-    ranked = time.perf_counter() - started
-    seconds = Seconds(train=log.seconds, evaluate=ranked, total=prepared + log.seconds + ranked)
-    cost = Cost(
-        seconds=seconds,
-        peak_memory_mb=peak_memory_mb(device),
-        epochs=len(log.rows),
-        best_epoch=log.best_epoch,
-        parameters=sum(p.numel() for p in scorer.parameters() if p.requires_grad),
-        steps=log.total("steps"),
-        examples=log.total("examples"),
-    )
-    environment = Environment.capture(device=device, dataset=inputs.dataset, candidates=inputs.candidates)
-    store.save(
-        config, per_query=per_query, losses=log.frame(), cost=cost, environment=environment,
-        model=scorer if scorer.trainable else None,
-    )  # fmt: skip
 
 
 def _validation(scorer: Scorer, inputs: Inputs, device: str) -> Callable[[], dict[str, float]]:
@@ -218,15 +259,18 @@ def _build(config: RunConfig, device: str) -> Scorer:
 
 
 def _tables(config: RunConfig, device: str) -> Tables:
-    """What the required methods export, each from its stored run; a run stored without weights is made again."""
+    """What the required methods export, each from its stored run."""
     tables: Tables = {}
     for needed in config.required():
-        required = run(needed, device=device)
-        if required.checkpoint is None and required.cost.parameters:
-            required = run(required.config, mode="overwrite", device=device)
+        required = load_scorer(with_weights(needed, device=device))
         with torch.no_grad():
-            tables[needed.method] = load_scorer(required).export()
+            tables[needed.method] = required.export()
     return tables
+
+
+def main_process() -> bool:
+    """Whether this process is the one that stores."""
+    return int(os.environ.get("RANK", "0")) == 0
 
 
 def launched_together() -> bool:

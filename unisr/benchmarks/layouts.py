@@ -18,7 +18,7 @@ from unisr.data.schema import TASK_TITLES
 from unisr.jobs import Job, run_jobs
 from unisr.paths import results_dir
 from unisr.report import store, tables
-from unisr.run import run
+from unisr.run import run, with_weights
 
 LAYOUTS = ("joint", "packed")
 PRESET = "full"
@@ -48,8 +48,8 @@ def compare_layouts(dataset: str, *, seeds: int, jobs: int) -> pd.DataFrame:
     configs = [layout_config(layout, seed, dataset) for seed in range(seeds) for layout in LAYOUTS]
     planned = [Job(f"GenSR {c.model.layout} seed {c.seed}", c) for c in configs if store.find(c) is None]
     required = [Job("LightGCN", lightgcn) for lightgcn in _required(configs)]
-    for group in (required, planned):
-        for outcome in run_jobs(group, _run, processes=jobs):
+    for group, work in ((required, _run_with_weights), (planned, _run)):
+        for outcome in run_jobs(group, work, processes=jobs):
             print(outcome)
     runs = [run(config) for config in configs]
     tidy = pd.concat([tables.comparison(runs, task, label=layout_of) for task in ("rec", "src")], ignore_index=True)
@@ -77,10 +77,11 @@ def _required(configs: list[RunConfig]) -> list[RunConfig]:
 
 
 def _run(config: RunConfig) -> str:
-    made = run(config)
-    if made.checkpoint is None and config.method == "LightGCN":
-        made = run(config, mode="overwrite")
-    return made.folder.name
+    return run(config).folder.name
+
+
+def _run_with_weights(config: RunConfig) -> str:
+    return with_weights(config).folder.name
 
 
 def _speed(runs: list[store.Run]) -> pd.DataFrame:

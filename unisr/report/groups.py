@@ -1,4 +1,4 @@
-"""Stored runs grouped into what one page section or README block shows: a dataset and a preset."""
+"""Stored runs grouped into what one page section or README block shows: a dataset, a preset, a kind of candidates."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import pandas as pd
 
 from unisr import registry
 from unisr.config import PRESETS, RunConfig
+from unisr.data.candidates import KINDS
 from unisr.data.schema import TASK_TITLES
 from unisr.errors import UnisrError
 from unisr.paths import results_dir
@@ -18,10 +19,11 @@ from unisr.report import store, tables
 
 @dataclass
 class Group:
-    """The runs of one dataset and preset, and their comparison per task."""
+    """The runs of one dataset, preset and kind of candidates, and their comparison per task."""
 
     dataset: str
     preset: str
+    candidates: str
     runs: list[store.Run]
     """Runs with the preset's own settings."""
     others: list[store.Run]
@@ -37,7 +39,16 @@ class Group:
 
     @property
     def title(self) -> str:
-        return f"{self.dataset} · {self.preset}"
+        return f"{self.dataset} · {self.preset}" + ("" if self.usual else f" · {self.candidates} candidates")
+
+    @property
+    def usual(self) -> bool:
+        """Whether the candidates are those of the papers."""
+        return self.candidates == KINDS[0]
+
+    def file(self, stem: str) -> str:
+        """File name for a table or figure of this group, without its ending."""
+        return stem if self.usual else f"{stem}_{self.candidates}"
 
     @property
     def tidy(self) -> pd.DataFrame:
@@ -48,26 +59,29 @@ class Group:
 
     @property
     def notebooks(self) -> list[Path]:
-        """Executed notebooks, without those that failed."""
+        """Executed notebooks, without those that failed; listed once, with the usual candidates."""
+        if not self.usual:
+            return []
         return sorted(p for p in (self.folder / "notebooks").glob("*.ipynb") if ".failed" not in p.name)
 
 
 def groups() -> tuple[list[Group], list[str]]:
     """All stored runs, by dataset, the fullest preset first; and why other run folders were left out, a line each."""
-    stored: dict[tuple[str, str], list[store.Run]] = {}
+    stored: dict[tuple[str, str, str], list[store.Run]] = {}
     with warnings.catch_warnings(record=True) as left_out:
         warnings.simplefilter("always")
         for run in store.runs():
-            stored.setdefault((run.config.dataset, run.config.preset), []).append(run)
-    order = sorted(stored, key=lambda key: (key[0], -PRESETS.index(key[1])))
-    found = [group(dataset, preset, stored[dataset, preset]) for dataset, preset in order]
+            config = run.config
+            stored.setdefault((config.dataset, config.preset, config.candidates), []).append(run)
+    order = sorted(stored, key=lambda key: (key[0], -PRESETS.index(key[1]), KINDS.index(key[2])))
+    found = [group(*key, stored[key]) for key in order]
     return found, [str(warning.message) for warning in left_out]
 
 
-def group(dataset: str, preset: str, runs: list[store.Run]) -> Group:
-    """The group of `runs`, which are of this dataset and preset; if they cannot be compared, `problem` says why."""
+def group(dataset: str, preset: str, candidates: str, runs: list[store.Run]) -> Group:
+    """The group of `runs`, which are of this kind; if they cannot be compared, `problem` says why."""
     own = [run for run in runs if has_preset_settings(run)]
-    made = Group(dataset, preset, own, [run for run in runs if run not in own])
+    made = Group(dataset, preset, candidates, own, [run for run in runs if run not in own])
     try:
         tasks = [task for task in TASK_TITLES if any(task in run.metrics for run in own)]
         made.comparisons = {task: tables.comparison(own, task) for task in tasks}
@@ -77,7 +91,8 @@ def group(dataset: str, preset: str, runs: list[store.Run]) -> Group:
 
 
 def has_preset_settings(run: store.Run) -> bool:
-    """Whether nothing but the seed was changed from the method's preset."""
+    """Whether nothing but the seed and the candidates was changed from the method's preset."""
     config = run.config
-    preset = RunConfig(method=config.method, dataset=config.dataset, preset=config.preset, seed=config.seed)
+    kept = config.model_dump(include={"method", "dataset", "preset", "seed", "candidates"})
+    preset = RunConfig(**kept)
     return preset.config_id == config.config_id

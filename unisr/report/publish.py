@@ -44,13 +44,13 @@ def report(*, readme: bool = False) -> Path:
 def write_group(group: Group, script: Path) -> None:
     """Tables as csv, html and md, figures as svg and html, executed notebooks as html."""
     for task, tidy in group.comparisons.items():
-        path = group.folder / "tables" / TASK_TITLES[task]
+        path = group.folder / "tables" / group.file(TASK_TITLES[task])
         path.parent.mkdir(parents=True, exist_ok=True)
         tidy.to_csv(path.with_suffix(".csv"), index=False)
         path.with_suffix(".html").write_text(tables.to_html(tidy), encoding="utf-8")
         path.with_suffix(".md").write_text(tables.to_markdown(tidy), encoding="utf-8")
     if group.comparisons:
-        path = group.folder / "figures" / "comparison.svg"
+        path = group.folder / "figures" / f"{group.file('comparison')}.svg"
         figures.comparison_svg(group.tidy, sections.METRIC, path)
         figures.comparison(group.tidy, sections.METRIC).write_html(
             path.with_suffix(".html"), include_plotlyjs=os.path.relpath(script, path.parent), div_id="comparison"
