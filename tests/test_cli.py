@@ -71,7 +71,7 @@ def test_settings_reach_the_config_and_the_text_is_readable() -> None:
     options = ("--set", "model.width=8", "--set", "training.epochs=2", "--set", "training.clip_norm=none")
     done = unisr("run", "LightGCN", *WORLD, *options, "--candidates", "popularity", "--histories", "released")
     assert done.exit_code == 0, done.stderr
-    (made,) = store.runs()
+    (made,) = (run for run in store.runs() if run.config.candidates == "popularity")
     assert (made.config.model.width, made.config.training.epochs, made.config.training.clip_norm) == (8, 2, None)
     assert (made.config.candidates, made.config.histories) == ("popularity", "released")
     for expected in ("LightGCN on synthetic", made.config.config_id, "NDCG@10", "recommendation", "2 epochs"):

@@ -200,7 +200,7 @@ def test_interrupted_run_goes_on_from_its_checkpoint(monkeypatch: pytest.MonkeyP
 def test_checkpoint_of_other_code_is_refused_until_overwritten(monkeypatch: pytest.MonkeyPatch) -> None:
     folder = store.folder_of(config())
     partial = folder.with_name(f"{folder.name}.partial")
-    scorer = MODULE._build(config(), "cpu")
+    scorer = MODULE.build_scorer(config(), "cpu")
     loader = prepare_inputs(config()).training(scorer)
     MODULE.train(scorer, loader, TrainConfig(epochs=1), seed=0, checkpoints=partial, owner="other code")
     with pytest.raises(StoreError, match="other code.*delete"):
@@ -217,7 +217,7 @@ def test_inputs_are_shared_and_independent_of_the_seed() -> None:
 
 def test_validation_users_bound_validation_only() -> None:
     bounded = config(training={"validation_users": 20})
-    scorer = MODULE._build(bounded, "cpu")
+    scorer = MODULE.build_scorer(bounded, "cpu")
     inputs = prepare_inputs(bounded)
     assert len(inputs.evaluation(scorer, MODULE.Split.VALIDATION)["rec"].rows) == 20
     assert len(inputs.evaluation(scorer)["rec"].rows) > 20

@@ -149,6 +149,25 @@ def reproduce(
 
 
 @app.command()
+def tune(
+    methods: Annotated[list[str] | None, typer.Argument(help="Methods by name; default all that are trained.")] = None,
+    data: Data = "ml-100k",
+    preset: PresetOption = PresetName.small,
+    trials: Annotated[int, typer.Option(min=1, help="Trainings per method, the preset's own settings first.")] = 5,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    jobs: Annotated[int, typer.Option(min=1, help="Processes side by side.")] = 2,
+) -> None:
+    """Search learning rate, weight decay and dropout on validation, with one space and budget for every method."""
+    from unisr.tuning import trainable, tune_all
+
+    outcomes = tune_all(
+        methods or trainable(), dataset=data, preset=preset.value, trials=trials, seed=seed, jobs=jobs
+    )  # fmt: skip
+    if any(outcome.failed for outcome in outcomes):
+        raise typer.Exit(1)
+
+
+@app.command()
 def report(
     readme: Annotated[bool, typer.Option("--readme", help="Renew README's picture and table too.")] = False,
 ) -> None:

@@ -103,7 +103,7 @@ def load_scorer(run: Run, *, device: str = "cpu") -> Scorer:
     if trained is None:
         raise StoreError(f"{run.folder}: the run that trained its weights is not there; run {run.config.method} with "
                          f"candidates={VALIDATED_ON!r}")  # fmt: skip
-    scorer = _build(trained.config, device)
+    scorer = build_scorer(trained.config, device)
     if scorer.trainable:
         trained.load_weights(scorer)
     return scorer.to(device).eval()
@@ -178,7 +178,7 @@ def _make(config: RunConfig, device: str, *, fresh: bool) -> Run:
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
     inputs = prepare_inputs(config)
-    scorer = _build(config, device)
+    scorer = build_scorer(config, device)
     prepared = time.perf_counter() - started
     checkpoints = store.folder_of(config).with_name(f"{store.folder_of(config).name}.partial")
     if fresh:
@@ -187,7 +187,7 @@ def _make(config: RunConfig, device: str, *, fresh: bool) -> Run:
     if scorer.trainable and config.training.epochs:
         log = train(
             scorer, inputs.training(scorer), config.training, seed=config.seed, device=device,
-            validate=_validation(scorer, inputs, device), checkpoints=checkpoints,
+            validate=validation(scorer, inputs, device), checkpoints=checkpoints,
             owner=f"config {config.config_id} code {code_version()}",
         )  # fmt: skip
     if main_process():
@@ -241,7 +241,7 @@ def _stored(config: RunConfig) -> Run:
     return stored
 
 
-def _validation(scorer: Scorer, inputs: Inputs, device: str) -> Callable[[], dict[str, float]]:
+def validation(scorer: Scorer, inputs: Inputs, device: str) -> Callable[[], dict[str, float]]:
     loaders = inputs.evaluation(scorer, Split.VALIDATION)
 
     def validate() -> dict[str, float]:
@@ -251,7 +251,7 @@ def _validation(scorer: Scorer, inputs: Inputs, device: str) -> Callable[[], dic
     return validate
 
 
-def _build(config: RunConfig, device: str) -> Scorer:
+def build_scorer(config: RunConfig, device: str) -> Scorer:
     """The method as initialised by the config's seed, with the tables it requires."""
     method = registry.method(config.method)
     corpus = prepare_inputs(config).corpus

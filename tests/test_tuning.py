@@ -1,0 +1,133 @@
+"""The search: its draws, that it goes on where it stopped, and that the presets hold what it chose."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from unisr import tuning
+from unisr.config import RunConfig
+from unisr.data.schema import Split
+from unisr.errors import ConfigError, StoreError, UnisrError
+from unisr.paths import home
+from unisr.tuning import SPACE, draw, settings_of, space_of, tune, with_settings
+
+BASE = RunConfig(method="SASRec", dataset="synthetic", preset="quick")
+
+
+@pytest.fixture
+def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("UNISR_RESULTS", str(tmp_path))
+    monkeypatch.setenv("UNISR_DEVICE", "cpu")
+    return tmp_path
+
+
+def quick(**options: Any) -> tuning.Search:
+    return tune("SASRec", dataset="synthetic", preset="quick", **options)
+
+
+def test_a_method_is_searched_in_the_dimensions_it_has() -> None:
+    assert space_of(BASE) == SPACE
+    assert set(space_of(RunConfig(method="LightGCN"))) == {"training.learning_rate", "training.weight_decay"}
+
+
+def test_draws_start_at_the_preset_never_repeat_and_stay_in_the_space() -> None:
+    space = {**SPACE, "training.weight_decay": (0.0,), "model.dropout": (0.0, 0.2)}
+    drawn = [draw(BASE, space, n) for n in range(12)]
+    assert drawn[0] == settings_of(BASE, space)
+    assert len({tuple(d.values()) for d in drawn}) == 12
+    assert all(value in space[path] for settings in drawn[1:] for path, value in settings.items())
+    assert draw(BASE, space, 5) == drawn[5]
+    other = BASE.model_copy(update={"seed": 1})
+    assert [draw(other, space, n) for n in range(12)] != drawn
+
+
+def test_settings_reach_the_config() -> None:
+    config = with_settings(BASE, {"training.learning_rate": 0.01, "model.dropout": 0.5}, epochs=3)
+    assert (config.training.learning_rate, config.model.dropout, config.training.epochs) == (0.01, 0.5, 3)
+    assert settings_of(config, SPACE)["training.weight_decay"] == BASE.training.weight_decay
+
+
+def test_a_search_is_stored_after_each_trial_and_gone_on_with(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trained = []
+    real = tuning.train
+
+    def counting(*args: Any, **kwargs: Any) -> Any:
+        trained.append(args[2].learning_rate)
+        if len(trained) == 2:
+            raise KeyboardInterrupt
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(tuning, "train", counting)
+    with pytest.raises(KeyboardInterrupt):
+        quick(trials=3)
+    assert len(tuning.stored("synthetic", "SASRec").trials) == 1
+    search = quick(trials=3)
+    assert len(trained) == 4 and trained[1] == trained[2], "the interrupted trial is the one that is made again"
+    assert [t.number for t in search.trials] == [0, 1, 2]
+    assert [t.settings for t in search.trials] == [draw(BASE, SPACE, n) for n in range(3)]
+    assert all(0 < t.value < 1 and 1 <= t.best_epoch <= t.epochs <= search.epochs for t in search.trials)
+    assert search.best.value == max(t.value for t in search.trials)
+    assert tuning.stored("synthetic", "SASRec").trials == search.trials
+    assert [p.name for p in (results / "synthetic" / "tuning").iterdir()] == ["SASRec.json"]
+    quick(trials=3)
+    assert len(trained) == 4
+
+
+def test_the_test_split_is_never_ranked(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    splits = []
+    inputs = sys.modules["unisr.run"].Inputs
+    real = inputs.evaluation
+
+    def watching(self: Any, scorer: Any, split: Split = Split.TEST) -> Any:
+        splits.append(split)
+        return real(self, scorer, split)
+
+    monkeypatch.setattr(inputs, "evaluation", watching)
+    quick(trials=1)
+    assert set(splits) == {Split.VALIDATION}
+
+
+def test_a_training_that_diverges_is_a_trial_without_a_value(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def diverging(*args: Any, **kwargs: Any) -> None:
+        raise UnisrError("diverged")
+
+    monkeypatch.setattr(tuning, "train", diverging)
+    search = quick(trials=2)
+    assert [(t.value, t.error) for t in search.trials] == [(None, "diverged")] * 2
+    with pytest.raises(UnisrError, match="none of 2 trials"):
+        _ = search.best
+
+
+def test_a_search_of_another_kind_or_a_damaged_file_is_refused(results: Path) -> None:
+    quick(trials=1)
+    with pytest.raises(StoreError, match="seed 0 instead of 1.*delete the file"):
+        quick(trials=1, seed=1)
+    tuning.path_of("synthetic", "SASRec").write_text("{", encoding="utf-8")
+    with pytest.raises(StoreError, match=r"(?s)SASRec.json.*delete the file"):
+        quick(trials=1)
+    with pytest.raises(ConfigError, match="allowed are 1 to"):
+        quick(trials=0)
+    with pytest.raises(ConfigError, match="nothing to tune"):
+        tune("Popularity", dataset="synthetic", preset="quick", trials=1)
+
+
+def committed() -> list[str]:
+    return sorted(p.stem for p in (home() / "results" / "ml-100k" / "tuning").glob("*.json"))
+
+
+@pytest.mark.parametrize("method", committed())
+def test_the_presets_hold_the_chosen_settings(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("UNISR_RESULTS", str(home() / "results"))
+    search = tuning.stored("ml-100k", method)
+    for preset in ("small", "full"):
+        config = RunConfig(method=method, preset=preset)
+        assert settings_of(config, search.space) == search.best.settings, preset
+
+
+def test_no_method_had_more_trials_than_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("UNISR_RESULTS", str(home() / "results"))
+    assert len({len(tuning.stored("ml-100k", method).trials) for method in committed()}) <= 1
