@@ -56,6 +56,13 @@ def test_reproduce_makes_an_index_and_reuses_what_is_stored(tmp_path: Path, monk
     assert [o.name for o in again.outcomes] == ["Popularity seed 0", "Lexical seed 0", "01_datasets", "report"]
 
 
+def test_runs_only_stores_runs_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("UNISR_RESULTS", str(tmp_path))
+    summary = reproduce("quick", dataset="synthetic", jobs=1, methods=["Popularity"], runs_only=True)
+    assert not summary.failures and summary.index is None
+    assert [p.name for p in tmp_path.iterdir()] == ["runs"] and len(store.runs()) == len(KINDS)
+
+
 def test_a_failing_notebook_is_told_and_the_report_still_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -135,13 +135,14 @@ def reproduce(
     methods: Annotated[str | None, typer.Option(help="Methods by name, with commas; default all.")] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Runs per method, with seeds 0, 1, …")] = 1,
     jobs: Annotated[int, typer.Option(min=1, help="Processes side by side.")] = 2,
+    runs_only: Annotated[bool, typer.Option("--runs-only", help="Leave out notebooks and report.")] = False,
 ) -> None:
     """Run all methods, execute the notebooks and write the report; stored runs are reused."""
     from unisr.reproduce import reproduce as work
 
     summary = work(
         preset.value, dataset=data, only=only.split(",") if only else None, seeds=seeds, jobs=jobs,
-        methods=methods.split(",") if methods else None,
+        methods=methods.split(",") if methods else None, runs_only=runs_only,
     )  # fmt: skip
     typer.echo(str(summary))
     if summary.failures:

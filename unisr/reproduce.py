@@ -47,11 +47,13 @@ def reproduce(
     seeds: int = 1,
     jobs: int = 2,
     methods: Sequence[str] | None = None,
+    runs_only: bool = False,
 ) -> Summary:
     """Runs of all methods (or `methods`) with seeds 0 … `seeds` - 1, the notebooks in order, the report.
 
     Args:
         only: numbers or names of notebooks; None executes all.
+        runs_only: leave out notebooks and report.
         jobs: processes side by side; 1 runs in this process, with its progress bars.
 
     Raises:
@@ -63,6 +65,9 @@ def reproduce(
     stored = [job for job in planned if _stored(job.payload)]
     missing = [job for job in planned if job not in stored]
     summary = Summary(run_jobs(stored, run_one, processes=1) + run_jobs(missing, run_one, processes=jobs))
+    if runs_only:
+        summary.seconds = time.monotonic() - started
+        return summary
     for source in sources:
         summary.outcomes.append(timed(source.stem, lambda source=source: _notebook(source, dataset, preset)))
         tqdm.write(str(summary.outcomes[-1]))
