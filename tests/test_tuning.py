@@ -13,6 +13,7 @@ from unisr.config import RunConfig
 from unisr.data.schema import Split
 from unisr.errors import ConfigError, StoreError, UnisrError
 from unisr.paths import home
+from unisr.report import searches
 from unisr.tuning import SPACE, draw, settings_of, space_of, tune, with_settings
 
 BASE = RunConfig(method="SASRec", dataset="synthetic", preset="quick")
@@ -25,7 +26,7 @@ def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def quick(**options: Any) -> tuning.Search:
+def quick(**options: Any) -> searches.Search:
     return tune("SASRec", dataset="synthetic", preset="quick", **options)
 
 
@@ -64,17 +65,20 @@ def test_a_search_is_stored_after_each_trial_and_gone_on_with(results: Path, mon
     monkeypatch.setattr(tuning, "train", counting)
     with pytest.raises(KeyboardInterrupt):
         quick(trials=3)
-    assert len(tuning.stored("synthetic", "SASRec").trials) == 1
+    assert len(searches.find("synthetic", "SASRec").trials) == 1
     search = quick(trials=3)
     assert len(trained) == 4 and trained[1] == trained[2], "the interrupted trial is the one that is made again"
     assert [t.number for t in search.trials] == [0, 1, 2]
     assert [t.settings for t in search.trials] == [draw(BASE, SPACE, n) for n in range(3)]
     assert all(0 < t.value < 1 and 1 <= t.best_epoch <= t.epochs <= search.epochs for t in search.trials)
     assert search.best.value == max(t.value for t in search.trials)
-    assert tuning.stored("synthetic", "SASRec").trials == search.trials
+    assert searches.find("synthetic", "SASRec").trials == search.trials
     assert [p.name for p in (results / "synthetic" / "tuning").iterdir()] == ["SASRec.json"]
     quick(trials=3)
     assert len(trained) == 4
+    (row,) = searches.summary("synthetic").to_dict("records")
+    assert (row["method"], row["trials"], row["best trial"]) == ("SASRec", 3, search.best.number)
+    assert row["dropout"] == search.best.settings["model.dropout"]
 
 
 def test_the_test_split_is_never_ranked(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -106,7 +110,7 @@ def test_a_search_of_another_kind_or_a_damaged_file_is_refused(results: Path) ->
     quick(trials=1)
     with pytest.raises(StoreError, match="seed 0 instead of 1.*delete the file"):
         quick(trials=1, seed=1)
-    tuning.path_of("synthetic", "SASRec").write_text("{", encoding="utf-8")
+    searches.path_of("synthetic", "SASRec").write_text("{", encoding="utf-8")
     with pytest.raises(StoreError, match=r"(?s)SASRec.json.*delete the file"):
         quick(trials=1)
     with pytest.raises(ConfigError, match="allowed are 1 to"):
@@ -122,7 +126,7 @@ def committed() -> list[str]:
 @pytest.mark.parametrize("method", committed())
 def test_the_presets_hold_the_chosen_settings(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("UNISR_RESULTS", str(home() / "results"))
-    search = tuning.stored("ml-100k", method)
+    search = searches.find("ml-100k", method)
     for preset in ("small", "full"):
         config = RunConfig(method=method, preset=preset)
         assert settings_of(config, search.space) == search.best.settings, preset
@@ -130,4 +134,4 @@ def test_the_presets_hold_the_chosen_settings(method: str, monkeypatch: pytest.M
 
 def test_no_method_had_more_trials_than_another(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("UNISR_RESULTS", str(home() / "results"))
-    assert len({len(tuning.stored("ml-100k", method).trials) for method in committed()}) <= 1
+    assert len({len(searches.find("ml-100k", method).trials) for method in committed()}) <= 1

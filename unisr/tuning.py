@@ -8,24 +8,19 @@ begins with those of a shorter one. The test split is never ranked. What a searc
 
 from __future__ import annotations
 
-import json
-import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
-import pydantic
-from pydantic import Field
-
 from unisr import registry
-from unisr.config import Preset, RunConfig, Settings
+from unisr.config import Preset, RunConfig
 from unisr.errors import ConfigError, StoreError, UnisrError
 from unisr.jobs import Job, Outcome, run_jobs
-from unisr.paths import results_dir
 from unisr.random import generator
+from unisr.report import searches
 from unisr.report.environment import Environment
+from unisr.report.searches import Search, Trial
 from unisr.run import build_scorer, choose_device, prepare_inputs, validation, with_weights
 from unisr.training import TrainLog, train
 
@@ -37,48 +32,6 @@ SPACE: dict[str, tuple[float, ...]] = {
 """What is searched, for every method alike; a method without a dropout has one dimension less."""
 EPOCH_SHARE = 0.5
 """Epochs of a trial as a share of the preset's."""
-
-
-class Trial(Settings):
-    """One training of a search."""
-
-    number: int
-    settings: dict[str, float]
-    value: float | None
-    """Best mean validation NDCG@5 over the method's tasks; None if the training failed."""
-    epochs: int
-    best_epoch: int
-    seconds: float
-    """Of training and validation."""
-    error: str = ""
-
-
-class Search(Settings):
-    """All trials of one method on one dataset; stored as results/<dataset>/tuning/<method>.json."""
-
-    method: str
-    method_version: int
-    dataset: str
-    preset: Preset
-    """The preset that trial 0 is and the others change."""
-    seed: int
-    epochs: int
-    """Upper bound on the epochs of a trial."""
-    space: dict[str, tuple[float, ...]]
-    environment: dict[str, Any] = Field(default_factory=dict)
-    trials: tuple[Trial, ...] = ()
-
-    @property
-    def best(self) -> Trial:
-        """The trial with the highest value, the earlier one of equals.
-
-        Raises:
-            UnisrError: no trial ended well.
-        """
-        done = [trial for trial in self.trials if trial.value is not None]
-        if not done:
-            raise UnisrError(f"tuning {self.method} on {self.dataset}: none of {len(self.trials)} trials ended well")
-        return max(done, key=lambda trial: (trial.value, -trial.number))
 
 
 def tune(
@@ -106,8 +59,8 @@ def tune(
     search = _started(base, space)
     while len(search.trials) < trials:
         trial = _try(base, search, choose_device(device))
-        search = search.model_copy(update={"trials": (*search.trials, trial)})
-        _write(search, choose_device(device))
+        search = search.model_copy(update={"trials": (*search.trials, trial), "environment": _made_on(base, device)})
+        searches.save(search)
     return search
 
 
@@ -142,26 +95,6 @@ def _job(payload: tuple[RunConfig, int]) -> str:
 def trainable() -> list[str]:
     """Names of the methods that have something to train: all but the sanity rows."""
     return [name for name, method in registry.methods().items() if method.card.family != "reference"]
-
-
-def path_of(dataset: str, method: str) -> Path:
-    """Where the search of a method is stored."""
-    return results_dir() / dataset / "tuning" / f"{method}.json"
-
-
-def stored(dataset: str, method: str) -> Search | None:
-    """The stored search, or None.
-
-    Raises:
-        StoreError: the file cannot be read.
-    """
-    path = path_of(dataset, method)
-    if not path.exists():
-        return None
-    try:
-        return Search.model_validate_json(path.read_text(encoding="utf-8"))
-    except (OSError, pydantic.ValidationError) as error:
-        raise StoreError(f"{path}: no search ({error}); delete the file and tune again") from error
 
 
 def space_of(config: RunConfig) -> dict[str, tuple[float, ...]]:
@@ -209,15 +142,14 @@ def _started(base: RunConfig, space: dict[str, tuple[float, ...]]) -> Search:
         method=base.method, method_version=version, dataset=base.dataset, preset=base.preset, seed=base.seed,
         epochs=epochs, space=space,
     )  # fmt: skip
-    found = stored(base.dataset, base.method)
+    found = searches.find(base.dataset, base.method)
     if found is None:
         return asked
     ours = asked.model_dump(exclude={"environment", "trials"})
     theirs = found.model_dump(exclude={"environment", "trials"})
     if different := [f"{k} {theirs[k]!r} instead of {ours[k]!r}" for k in ours if ours[k] != theirs[k]]:
-        raise StoreError(
-            f"{path_of(base.dataset, base.method)}: a search with {'; '.join(different)}; delete the file to start over"
-        )
+        path = searches.path_of(base.dataset, base.method)
+        raise StoreError(f"{path}: a search with {'; '.join(different)}; delete the file to start over")
     return found
 
 
@@ -247,13 +179,8 @@ def _try(base: RunConfig, search: Search, device: str) -> Trial:
     )  # fmt: skip
 
 
-def _write(search: Search, device: str) -> None:
-    """Store the search whole."""
-    inputs = prepare_inputs(RunConfig(method=search.method, dataset=search.dataset, preset=search.preset))
-    made = Environment.capture(device=device, dataset=inputs.dataset, candidates=inputs.candidates)
-    text = json.dumps(search.model_copy(update={"environment": asdict(made)}).model_dump(mode="json"), indent=2)
-    path = path_of(search.dataset, search.method)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    draft.write_text(text + "\n", encoding="utf-8")
-    os.replace(draft, path)
+def _made_on(base: RunConfig, device: str | None) -> dict[str, Any]:
+    """Versions, machine and data of a search."""
+    inputs = prepare_inputs(base)
+    made = Environment.capture(device=choose_device(device), dataset=inputs.dataset, candidates=inputs.candidates)
+    return asdict(made)

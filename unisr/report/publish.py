@@ -30,7 +30,8 @@ def report(*, readme: bool = False) -> Path:
     for group in found:
         write_group(group, script)
     runs = [run for group in found for run in [*group.runs, *group.others]]
-    parts = [*map(sections.results, found), sections.methods(), sections.datasets(), sections.versions(runs)]
+    parts = [*map(sections.results, found), sections.tuning(), sections.methods(), sections.datasets()]
+    parts.append(sections.versions(runs))
     lead = f"<p>{len(runs)} stored runs. This page is made by <code>unisr report</code> and opens offline.</p>"
     if left_out:
         lead += html.details(f"{len(left_out)} stored runs left out", html.lines(left_out))

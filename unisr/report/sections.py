@@ -14,7 +14,7 @@ from unisr import registry
 from unisr.data.schema import TASK_TITLES
 from unisr.data.sources import sources
 from unisr.paths import results_dir
-from unisr.report import figures, html, tables
+from unisr.report import figures, html, searches, tables
 from unisr.report.groups import Group
 from unisr.report.store import Run
 
@@ -74,6 +74,15 @@ def _run(run: Run) -> dict[str, object]:
         "parameters": f"{cost.parameters:,}",
         "files": "&nbsp;".join(html.link(relative(run.folder / f"{name}.json"), name) for name in LINKED),
     }
+
+
+def tuning() -> html.Section:
+    """What the hyper-parameter search of each method chose, per dataset."""
+    body = "<p>One space and one number of trials for every method, judged on validation alone; trial 0 is the preset."
+    for dataset in sorted(path.parent.name for path in results_dir().glob("*/tuning")):
+        chosen = searches.summary(dataset).round(4).astype(object).fillna("–")
+        body += f"<h3>{escape(dataset)}</h3>{html.table(chosen.to_dict('records'))}"
+    return html.Section("tuning", "Tuning", body)
 
 
 def methods() -> html.Section:
