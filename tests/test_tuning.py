@@ -71,14 +71,28 @@ def test_a_search_is_stored_after_each_trial_and_gone_on_with(results: Path, mon
     assert [t.number for t in search.trials] == [0, 1, 2]
     assert [t.settings for t in search.trials] == [draw(BASE, SPACE, n) for n in range(3)]
     assert all(0 < t.value < 1 and 1 <= t.best_epoch <= t.epochs <= search.epochs for t in search.trials)
-    assert search.best.value == max(t.value for t in search.trials)
     assert searches.find("synthetic", "SASRec").trials == search.trials
     assert [p.name for p in (results / "synthetic" / "tuning").iterdir()] == ["SASRec.json"]
     quick(trials=3)
     assert len(trained) == 4
     (row,) = searches.summary("synthetic").to_dict("records")
-    assert (row["method"], row["trials"], row["best trial"]) == ("SASRec", 3, search.best.number)
-    assert row["dropout"] == search.best.settings["model.dropout"]
+    assert (row["method"], row["trials"], row["chosen trial"]) == ("SASRec", 3, search.chosen.number)
+    assert row["dropout"] == search.chosen.settings["model.dropout"]
+
+
+@pytest.mark.parametrize(
+    ("values", "chosen"),
+    [((0.3, 0.305, 0.29), 0), ((0.3, 0.32, 0.33), 2), ((None, 0.2, 0.205), 2), ((0.3, None, 0.31 - 1e-9), 0)],
+)
+def test_the_preset_stays_unless_it_is_clearly_beaten(values: tuple[float | None, ...], chosen: int) -> None:
+    trials = [
+        searches.Trial(number=n, settings={}, value=value, epochs=1, best_epoch=1, seconds=1.0)
+        for n, value in enumerate(values)
+    ]
+    search = searches.Search(
+        method="SASRec", method_version=1, dataset="synthetic", preset="quick", seed=0, epochs=1, space={}, trials=trials
+    )
+    assert search.chosen.number == chosen
 
 
 def test_the_test_split_is_never_ranked(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -103,7 +117,7 @@ def test_a_training_that_diverges_is_a_trial_without_a_value(results: Path, monk
     search = quick(trials=2)
     assert [(t.value, t.error) for t in search.trials] == [(None, "diverged")] * 2
     with pytest.raises(UnisrError, match="none of 2 trials"):
-        _ = search.best
+        _ = search.chosen
 
 
 def test_a_search_of_another_kind_or_a_damaged_file_is_refused(results: Path) -> None:
@@ -129,7 +143,7 @@ def test_the_presets_hold_the_chosen_settings(method: str, monkeypatch: pytest.M
     search = searches.find("ml-100k", method)
     for preset in ("small", "full"):
         config = RunConfig(method=method, preset=preset)
-        assert settings_of(config, search.space) == search.best.settings, preset
+        assert settings_of(config, search.space) == search.chosen.settings, preset
 
 
 def test_no_method_had_more_trials_than_another(monkeypatch: pytest.MonkeyPatch) -> None:

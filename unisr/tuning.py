@@ -3,7 +3,7 @@
 A search draws its settings at random (Bergstra and Bengio, JMLR 2012): trial 0 is the preset as it stands, trial n a
 draw keyed by (seed, dataset, method, n), so a search that was killed goes on where it stopped and one with more trials
 begins with those of a shorter one. The test split is never ranked. What a search found is a JSON file; the presets
-`small` and `full` hold its best settings, and a test compares them.
+`small` and `full` hold what it chose, and a test compares them.
 """
 
 from __future__ import annotations
@@ -88,8 +88,8 @@ def _job(payload: tuple[RunConfig, int]) -> str:
     if not trials:
         return with_weights(config).folder.name
     made = tune(config.method, dataset=config.dataset, preset=config.preset, trials=trials, seed=config.seed)
-    best = made.best
-    return f"validation NDCG@5 {best.value:.4f} by trial {best.number} of {len(made.trials)}: {best.settings}"
+    chosen = made.chosen
+    return f"trial {chosen.number} of {len(made.trials)}, validation NDCG@5 {chosen.value:.4f}: {chosen.settings}"
 
 
 def trainable() -> list[str]:

@@ -17,6 +17,10 @@ from unisr.errors import StoreError, UnisrError
 from unisr.paths import results_dir
 
 
+MARGIN = 0.01
+"""NDCG@5 by which a trial must beat the preset: about a standard error of the mean over a thousand queries."""
+
+
 class Trial(Settings):
     """One training of a search."""
 
@@ -47,8 +51,8 @@ class Search(Settings):
     trials: tuple[Trial, ...] = ()
 
     @property
-    def best(self) -> Trial:
-        """The trial with the highest value, the earlier one of equals.
+    def chosen(self) -> Trial:
+        """The trial with the highest value; the preset's own settings where they come within `MARGIN` of it.
 
         Raises:
             UnisrError: no trial ended well.
@@ -56,7 +60,8 @@ class Search(Settings):
         done = [trial for trial in self.trials if trial.value is not None]
         if not done:
             raise UnisrError(f"tuning {self.method} on {self.dataset}: none of {len(self.trials)} trials ended well")
-        return max(done, key=lambda trial: (trial.value, -trial.number))
+        best = max(done, key=lambda trial: trial.value)
+        return done[0] if done[0].number == 0 and best.value - done[0].value <= MARGIN else best
 
 
 def path_of(dataset: str, method: str) -> Path:
@@ -89,14 +94,14 @@ def save(search: Search) -> None:
 
 
 def summary(dataset: str) -> pd.DataFrame:
-    """One row per searched method: method, trials, best (number), NDCG@5 (validation), of trial 0, chosen settings."""
+    """One row per searched method: number of trials, chosen trial, its value and the preset's, its settings."""
     rows = []
     for method in registry.methods():
         if (search := find(dataset, method)) and any(trial.value is not None for trial in search.trials):
-            best, first = search.best, search.trials[0]
-            settings = {path.split(".")[1].replace("_", " "): value for path, value in best.settings.items()}
+            chosen, first = search.chosen, search.trials[0]
+            settings = {path.split(".")[1].replace("_", " "): value for path, value in chosen.settings.items()}
             rows.append({
-                "method": method, "trials": len(search.trials), "best trial": best.number,
-                "validation NDCG@5": best.value, "of the preset before": first.value, **settings,
+                "method": method, "trials": len(search.trials), "chosen trial": chosen.number,
+                "validation NDCG@5": chosen.value, "of trial 0": first.value, **settings,
             })
     return pd.DataFrame(rows)
