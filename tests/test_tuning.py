@@ -89,9 +89,8 @@ def test_the_preset_stays_unless_it_is_clearly_beaten(values: tuple[float | None
         searches.Trial(number=n, settings={}, value=value, epochs=1, best_epoch=1, seconds=1.0)
         for n, value in enumerate(values)
     ]
-    search = searches.Search(
-        method="SASRec", method_version=1, dataset="synthetic", preset="quick", seed=0, epochs=1, space={}, trials=trials
-    )
+    kept = {"method": "SASRec", "method_version": 1, "dataset": "synthetic", "preset": "quick", "seed": 0}
+    search = searches.Search(**kept, epochs=1, space={}, trials=trials)
     assert search.chosen.number == chosen
 
 

@@ -16,7 +16,6 @@ from unisr.config import Preset, Settings
 from unisr.errors import StoreError, UnisrError
 from unisr.paths import results_dir
 
-
 MARGIN = 0.01
 """NDCG@5 by which a trial must beat the preset: about a standard error of the mean over a thousand queries."""
 
