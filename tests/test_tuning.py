@@ -136,13 +136,20 @@ def committed() -> list[str]:
     return sorted(p.stem for p in (home() / "results" / "ml-100k" / "tuning").glob("*.json"))
 
 
+OWN_IN_FULL = {
+    "LightGCN": "400 epochs at .001 and 200 at the chosen .01 end at the same validation NDCG@5 (.262 and .261)",
+}
+"""Methods whose full preset differs from what the search, which trains briefly, chose; each with the reason."""
+
+
 @pytest.mark.parametrize("method", committed())
 def test_the_presets_hold_the_chosen_settings(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("UNISR_RESULTS", str(home() / "results"))
     search = searches.find("ml-100k", method)
     for preset in ("small", "full"):
         config = RunConfig(method=method, preset=preset)
-        assert settings_of(config, search.space) == search.chosen.settings, preset
+        if preset == "small" or method not in OWN_IN_FULL:
+            assert settings_of(config, search.space) == search.chosen.settings, preset
 
 
 def test_no_method_had_more_trials_than_another(monkeypatch: pytest.MonkeyPatch) -> None:
