@@ -85,6 +85,52 @@ def _dots(rows: pd.DataFrame, family: str, color: str, *, legend: bool) -> go.Sc
                       hovertemplate="%{y}: %{x:.4f}<extra>" + family + "</extra>")
 
 
+def differences(frame: pd.DataFrame, metric: str, *, title: str) -> go.Figure:
+    """Two panels with a line per method: means with intervals, and paired differences from the best with theirs.
+
+    A filled point differs from the best by the corrected test, a hollow one does not. The second panel shows the range
+    of the methods that are not references; a reference further left has an arrow with its difference.
+
+    Args:
+        frame: from `unisr.report.gains.against_best`.
+    """
+    plot = make_subplots(cols=2, shared_yaxes=True, horizontal_spacing=0.03,
+                         subplot_titles=["mean over queries", "difference from the best on the same queries"])
+    for family, color in FAMILY_COLORS.items():
+        rows = frame[frame["family"] == family]
+        if len(rows):
+            plot.add_trace(_dots(rows, family, color, legend=True), row=1, col=1)
+            ends = {"value": "difference", "low": "difference_low", "high": "difference_high"}
+            moved = rows[["method"]].assign(**{name: rows[column] for name, column in ends.items()})
+            dots = _dots(moved, family, color, legend=False)
+            fills = [color if clear or value == 0 else "white"
+                     for clear, value in zip(rows["significant"], rows["difference"], strict=True)]
+            dots.marker.update(color=fills, line={"color": color, "width": 1.5})
+            dots.error_x.color = color
+            plot.add_trace(dots, row=1, col=2)
+    plot.update_xaxes(title=f"{metric} [0–1]", rangemode="tozero", title_standoff=8, col=1)
+    plot.update_xaxes(title=f"difference of {metric}", title_standoff=8, col=2)
+    plot.update_yaxes(categoryorder="array", categoryarray=ordered(frame), tickmode="linear")
+    plot.add_vline(x=0, line={"color": "#999", "width": 1}, col=2)
+    _focus(plot, frame)
+    plot.update_layout(template=TEMPLATE, title=title, height=190 + 24 * len(frame), **LEGEND_BELOW)
+    plot.update_layout(margin_t=80)
+    return plot
+
+
+def _focus(plot: go.Figure, frame: pd.DataFrame) -> None:
+    """Limit the panel of differences to the range of the methods that are not references."""
+    shown = frame[frame["family"] != "reference"]
+    if shown.empty or shown["difference_low"].min() >= 0:
+        return
+    low, high = float(shown["difference_low"].min()), max(0.0, float(shown["difference_high"].max()))
+    margin = 0.08 * (high - low)
+    plot.update_xaxes(range=[low - margin, high + margin], col=2)
+    for row in frame[frame["difference"] < low - margin].itertuples():
+        plot.add_annotation(x=low - margin, y=row.method, text=f"◂ {row.difference:.3f}", showarrow=False,
+                            xanchor="left", font={"size": 11, "color": FAMILY_COLORS[row.family]}, row=1, col=2)
+
+
 def comparison_svg(frame: pd.DataFrame, metric: str, path: Path) -> Path:
     """The dot plot of `comparison` as an SVG file (matplotlib); same bytes for the same frame."""
     import matplotlib
