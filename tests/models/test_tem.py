@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from tests.contract import ScorerContract, Setting
 from unisr.data.schema import Dataset
 from unisr.models.base import build
-from unisr.models.search import TEM, TEMConfig
+from unisr.models.search import QEM, TEM, QEMConfig, TEMConfig
 
 
 class TestTEM(ScorerContract):
@@ -38,6 +38,17 @@ def test_without_layers_it_is_the_normalized_query_against_items(setting: Settin
     torch.testing.assert_close(scorer.score(batch), expected)
 
 
+def test_without_layers_it_is_qem_up_to_the_layer_norm(setting: Setting) -> None:
+    scorer = made(setting, layers=0)
+    torch.nn.init.zeros_(scorer.encoder.positions.weight)
+    qem = build(QEM, QEMConfig(), setting.corpus, seed=0).eval()
+    qem.load_state_dict({k: v for k, v in scorer.state_dict().items() if not k.startswith("encoder.")})
+    batch = setting.batch(scorer)
+    state = qem.state(batch)
+    scale = (state.var(1, unbiased=False, keepdim=True) + 1e-5).sqrt()
+    torch.testing.assert_close(scorer.state(batch) * scale, state - state.mean(1, keepdim=True))
+
+
 def test_merged_history_reads_recommendation_events(setting: Setting) -> None:
     search, merged = made(setting), made(setting, history="merged")
     assert search.history_length == (0, 20) and merged.history_length == (20, 20)
@@ -55,7 +66,7 @@ def test_word_loss_is_bce_of_words_against_sampled_words(setting: Setting) -> No
     scorer.word_counts.zero_()
     scorer.word_counts[5] = 1.0
     items = torch.tensor([1, 2])
-    found = scorer._word_loss(items)
+    found = scorer.word_loss(scorer.items, items, items)
     table, vectors = scorer.queries.table.weight, scorer.items.weight
     terms = []
     for item in items:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from unisr.data.schema import TASKS
+from unisr.data.batches import Batch
+from unisr.data.corpus import Corpus
+from unisr.data.schema import TASKS, Task
 
 
 class Similarity(nn.Module):
@@ -43,6 +47,36 @@ def info_nce(positive: Tensor, negatives: Tensor, *, hits: Tensor, weights: Tens
     """
     logits = torch.cat([positive.unsqueeze(1), negatives.masked_fill(hits, torch.finfo(negatives.dtype).min)], 1)
     return -(logits.log_softmax(1)[:, 0] * weights).sum()
+
+
+def query_item(
+    similarity: Similarity,
+    queries: Callable[[Tensor], Tensor],
+    items: Callable[[Tensor], Tensor],
+    batch: Batch,
+    *,
+    corpus: Corpus,
+    negatives: int,
+) -> Tensor:
+    """InfoNCE of the histories' (query, clicked item) pairs against uniform items and queries, `negatives` each, nats.
+
+    The mean over all pairs, averaged over both directions; queries and items encode ids `[n] -> [n, d]`. Equal pairs
+    are encoded once and weighted by how often they occur. Zero where no history has a search.
+    """
+    searched = batch.tasks == int(Task.SRC)
+    codes = batch.queries[searched] * (corpus.n_items + 1) + batch.items[searched]
+    codes, counts = codes.unique(return_counts=True)
+    query, item = codes // (corpus.n_items + 1), codes % (corpus.n_items + 1)
+    weights = counts / counts.sum().clamp(min=1)
+    # From torch's own generator, as dropout: the training loop keys, stores and restores it.
+    other_items = torch.randint(1, corpus.n_items + 1, (negatives,), device=codes.device)
+    other_queries = torch.randint(1, corpus.n_queries + 1, (negatives,), device=codes.device)
+    q, i = queries(query), items(item)
+    positive = similarity.paired(q, i)
+    to_items = similarity(q, items(other_items))
+    to_queries = similarity(queries(other_queries), i).T
+    both = info_nce(positive, to_items, hits=item.unsqueeze(1) == other_items, weights=weights)
+    return (both + info_nce(positive, to_queries, hits=query.unsqueeze(1) == other_queries, weights=weights)) / 2
 
 
 def nt_xent(similarity: Similarity, a: Tensor, b: Tensor) -> Tensor:

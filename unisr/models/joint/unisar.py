@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from unisr.config import ModelConfig, TrainConfig
 from unisr.data.batches import Batch
 from unisr.data.corpus import Corpus
-from unisr.data.schema import TASKS, Task
+from unisr.data.schema import TASKS
 from unisr.models import layers as L
 from unisr.models import losses, pooling
 from unisr.models.base import Scorer, Tables
@@ -120,11 +120,11 @@ class UniSAR(Scorer):
         "quick": (TrainConfig(epochs=2, batch_size=64, learning_rate=1e-2, epoch_examples=5000, validation_users=50),
                   UniSARConfig(rec_history=5, src_history=5, width=32, experts=2, dropout=0.0,
                                query_item_negatives=32)),
-        "small": (TrainConfig(epochs=8, batch_size=128, learning_rate=3e-3, epoch_examples=20000, validation_users=300),
-                  UniSARConfig(rec_history=10, src_history=10)),
-        "full": (TrainConfig(epochs=20, batch_size=128, learning_rate=3e-3, epoch_examples=25000, schedule="cosine",
-                             warmup_steps=50, weight_decay=1e-5, validation_users=400),
-                 UniSARConfig(rec_history=10, src_history=10)),
+        "small": (TrainConfig(epochs=8, batch_size=128, learning_rate=2e-3, epoch_examples=20000, validation_users=300),
+                  UniSARConfig(rec_history=10, src_history=10, dropout=0.0)),
+        "full": (TrainConfig(epochs=20, batch_size=128, learning_rate=2e-3, epoch_examples=25000, schedule="cosine",
+                             warmup_steps=50, validation_users=400),
+                 UniSARConfig(rec_history=10, src_history=10, dropout=0.0)),
     }
 
     def __init__(self, config: UniSARConfig, corpus: Corpus, *, tables: Tables | None = None) -> None:
@@ -198,27 +198,14 @@ class UniSAR(Scorer):
         return scores.float()
 
     def _query_item(self, batch: Batch) -> Tensor:
-        """The mean over all (query, clicked item) pairs of the histories, averaged over both directions.
-
-        Equal pairs are encoded once and weighted by how often they occur. Zero where no history has a search.
-        """
-        searched = batch.tasks == int(Task.SRC)
-        codes = batch.queries[searched] * (self.corpus.n_items + 1) + batch.items[searched]
-        codes, counts = codes.unique(return_counts=True)
-        queries, items = codes // (self.corpus.n_items + 1), codes % (self.corpus.n_items + 1)
-        weights = counts / counts.sum().clamp(min=1)
-        n, device = self.config.query_item_negatives, codes.device
-        # From torch's own generator, as dropout: the training loop keys, stores and restores it.
-        other_items = torch.randint(1, self.corpus.n_items + 1, (n,), device=device)
-        other_queries = torch.randint(1, self.corpus.n_queries + 1, (n,), device=device)
-        q, i = self.queries(queries), self.items(items)
-        positive = self.contrast.paired(q, i)
-        to_items = self.contrast(q, self.items(other_items))
-        to_queries = self.contrast(self.queries(other_queries), i).T
-        item_hits = items.unsqueeze(1) == other_items
-        query_hits = queries.unsqueeze(1) == other_queries
-        both = losses.info_nce(positive, to_items, hits=item_hits, weights=weights)
-        return (both + losses.info_nce(positive, to_queries, hits=query_hits, weights=weights)) / 2
+        return losses.query_item(
+            self.contrast,
+            self.queries,
+            self.items,
+            batch,
+            corpus=self.corpus,
+            negatives=self.config.query_item_negatives,
+        )
 
     def _alignment(self, encoded: Encoded) -> Tensor:
         """The sum over both sides of NT-Xent between their two views, over rows that have both behaviors."""

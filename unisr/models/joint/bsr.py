@@ -1,0 +1,144 @@
+"""BSR: one sequence-to-sequence model that answers a history or a query with the token of an item."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from unisr.config import ModelConfig, TrainConfig
+from unisr.data.batches import Batch
+from unisr.data.corpus import Corpus
+from unisr.data.schema import TASKS, Task
+from unisr.models.backbone import Backbone, BackboneConfig
+from unisr.models.base import Scorer, Tables
+from unisr.models.tokenizer import token_table
+from unisr.registry import Card, register
+
+PROMPTS = {"rec": "was chosen . recommend the next item :", "src": "is searched . find the item :"}
+"""What follows the history, or the query, of each task."""
+
+
+class BSRConfig(ModelConfig):
+    backbone: BackboneConfig = BackboneConfig(dropout=0.1)
+    """A small T5 built here, or any hub id or folder, such as google/flan-t5-base."""
+    history: int = Field(20, ge=1)
+    """Latest recommendation events read, one token each."""
+    query_tokens: int = Field(32, ge=1)
+    """Tokens kept of a query."""
+    search_weight: float = Field(1.0, ge=0)
+    """Weight of the search loss."""
+
+
+@register
+class BSR(Scorer):
+    """s_c = e_c · h / (sqrt(d) σ) + b_c, h the state of the first answer position (Penha et al., Sec. 3).
+
+    The model reads the atomic item tokens of the history and a prompt, or the query's words and a prompt. One table
+    holds the item tokens of input and output; σ is the spread of the backbone's own token vectors, so that logits
+    start at the same scale whatever the backbone.
+    """
+
+    card = Card(
+        name="BSR",
+        family="joint",
+        tasks=("rec", "src"),
+        paper="Penha, Vardasbi, Palumbo, De Nadai and Bouchard, "
+        "Bridging Search and Recommendation in Generative Retrieval: Does One Task Help the Other?, RecSys 2024",
+        signals=("rec history", "current query"),
+        loss="softmax cross-entropy over all items of both tasks; no sampled negatives",
+        departures=(
+            "backbone offline: a small T5 built from a config, trained from scratch, in place of flan-t5-base "
+            "(`backbone` brings it back)",
+            "no code is public: prompts, schedule, history of 20 and dropout are our choice",
+            "softmax over the items alone (the paper: over the vocabulary extended by them)",
+            "one table for item tokens of input and output, with a bias each (flan-t5 has two); its rows start from "
+            "the mean of the token vectors plus noise of their spread",
+            "the prompt follows what is read, so that padding on the left moves nothing",
+        ),
+    )
+    Config = BSRConfig
+
+    def __init__(self, config: BSRConfig, corpus: Corpus, *, tables: Tables | None = None) -> None:
+        super().__init__(config, corpus, tables=tables)
+        self.backbone = Backbone(config.backbone, [*corpus.query_texts, *PROMPTS.values()])
+        tokenizer = self.backbone.tokenizer
+        texts = {"query": corpus.query_texts, **{f"prompt_{task}": [text] for task, text in PROMPTS.items()}}
+        for name, lines in texts.items():
+            tokens, mask = token_table(tokenizer, lines, limit=config.query_tokens)
+            self.register_buffer(f"{name}_tokens", tokens, persistent=False)
+            self.register_buffer(f"{name}_mask", mask, persistent=False)
+        known = self.backbone.embedding.weight.detach()
+        self.items = nn.Embedding(corpus.n_items + 1, self.backbone.width, padding_idx=0)
+        self.register_buffer("spread", known.std(0).mean())
+        with torch.no_grad():
+            self.items.weight.copy_(known.mean(0) + self.spread * torch.randn(self.items.weight.shape))
+            self.items.weight[0].zero_()
+        self.bias = nn.Parameter(torch.zeros(corpus.n_items + 1))
+        head = self.backbone.model.get_output_embeddings()
+        if head.weight is not self.backbone.embedding.weight:
+            # Words are never answers: an untied head has nothing to learn.
+            head.requires_grad_(False)
+
+    @property
+    def history_length(self) -> tuple[int, int]:
+        return (self.config.history, 0)
+
+    def states(self, batch: Batch, task: str) -> Tensor:
+        """Answer states of a batch whose rows are all of `task`, `[B, d]`."""
+        tokens, mask = getattr(self, f"prompt_{task}_tokens"), getattr(self, f"prompt_{task}_mask")
+        prompt = self.backbone.embedding(tokens).expand(len(batch), -1, -1)
+        if task == "rec":
+            seen = batch.tasks == int(Task.REC)
+            read = self.items(batch.items * seen)
+        else:
+            seen = self.query_mask[batch.query]
+            read = self.backbone.embedding(self.query_tokens[batch.query])
+        return self.backbone.answers(torch.cat([read, prompt], 1), torch.cat([seen, mask.expand(len(batch), -1)], 1))
+
+    def logits(self, states: Tensor, items: Tensor) -> Tensor:
+        """fp32 logits of items [B, C] under states [B, d], `[B, C]`."""
+        scale = self.backbone.width**-0.5 / self.spread
+        return (self.items(items) @ states.unsqueeze(-1)).squeeze(-1).float() * scale + self.bias[items]
+
+    def catalog_logits(self, states: Tensor) -> Tensor:
+        """fp32 logits of all items 1…V under states [B, d], `[B, V]`."""
+        scale = self.backbone.width**-0.5 / self.spread
+        return (states @ self.items.weight[1:].T).float() * scale + self.bias[1:]
+
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        """`rec`, `src` (weighted): -log softmax of the positive over the catalog, the mean over the task's rows."""
+        positives = (batch.candidates * (batch.labels > 0)).amax(1)
+        terms = {}
+        for name, rows in self._rows(batch):
+            states = self.states(batch.select(rows), name)
+            terms[name] = F.cross_entropy(self.catalog_logits(states), positives[rows] - 1)
+        if "src" in terms:
+            terms["src"] = terms["src"] * self.config.search_weight
+        return terms
+
+    def score(self, batch: Batch) -> Tensor:
+        scores = self.bias.new_zeros(batch.candidates.shape)
+        for name, rows in self._rows(batch):
+            part = self.logits(self.states(batch.select(rows), name), batch.candidates[rows])
+            scores = scores.index_copy(0, rows, part)
+        return scores
+
+    def _rows(self, batch: Batch) -> list[tuple[str, Tensor]]:
+        """The tasks that the batch has and their rows."""
+        found = [(name, (batch.task == int(task)).nonzero().squeeze(1)) for name, task in TASKS.items()]
+        return [(name, rows) for name, rows in found if len(rows)]
+
+
+def _training(epochs: int, examples: int | None, **changes: float) -> TrainConfig:
+    settings = dict(epochs=epochs, epoch_examples=examples, batch_size=128, negatives=1, learning_rate=3e-3,
+                    schedule="linear", warmup_steps=100, clip_norm=1.0, patience=epochs)  # fmt: skip
+    return TrainConfig.model_validate({**settings, **changes})
+
+
+BSR.presets = {
+    "quick": (_training(3, 4000, warmup_steps=10, validation_users=50), BSRConfig(backbone=BackboneConfig())),
+    "small": (_training(10, 25_000, validation_users=300), BSRConfig()),
+    "full": (_training(20, 50_000, validation_users=400), BSRConfig()),
+}
