@@ -21,12 +21,14 @@ PROMPTS = {"rec": "was chosen . recommend the next item :", "src": "is searched 
 
 
 class BSRConfig(ModelConfig):
-    backbone: BackboneConfig = BackboneConfig(dropout=0.1)
+    backbone: BackboneConfig = BackboneConfig()
     """A small T5 built here, or any hub id or folder, such as google/flan-t5-base."""
     history: int = Field(20, ge=1)
     """Latest recommendation events read, one token each."""
     query_tokens: int = Field(32, ge=1)
     """Tokens kept of a query."""
+    noise: float = Field(0.1, gt=0)
+    """Spread of the initial item vectors about the mean token vector, as a share of the spread of token vectors."""
     search_weight: float = Field(1.0, ge=0)
     """Weight of the search loss."""
 
@@ -51,10 +53,10 @@ class BSR(Scorer):
         departures=(
             "backbone offline: a small T5 built from a config, trained from scratch, in place of flan-t5-base "
             "(`backbone` brings it back)",
-            "no code is public: prompts, schedule, history of 20 and dropout are our choice",
+            "no code is public: prompts, schedule and a history of 20 are our choice",
             "softmax over the items alone (the paper: over the vocabulary extended by them)",
             "one table for item tokens of input and output, with a bias each (flan-t5 has two); its rows start from "
-            "the mean of the token vectors plus noise of their spread",
+            "the mean of the token vectors plus noise of a tenth of their spread",
             "the prompt follows what is read, so that padding on the left moves nothing",
         ),
     )
@@ -73,7 +75,8 @@ class BSR(Scorer):
         self.items = nn.Embedding(corpus.n_items + 1, self.backbone.width, padding_idx=0)
         self.register_buffer("spread", known.std(0).mean())
         with torch.no_grad():
-            self.items.weight.copy_(known.mean(0) + self.spread * torch.randn(self.items.weight.shape))
+            noise = config.noise * self.spread * torch.randn(self.items.weight.shape)
+            self.items.weight.copy_(known.mean(0) + noise)
             self.items.weight[0].zero_()
         self.bias = nn.Parameter(torch.zeros(corpus.n_items + 1))
         head = self.backbone.model.get_output_embeddings()
@@ -138,7 +141,7 @@ def _training(epochs: int, examples: int | None, **changes: float) -> TrainConfi
 
 
 BSR.presets = {
-    "quick": (_training(3, 4000, warmup_steps=10, validation_users=50), BSRConfig(backbone=BackboneConfig())),
-    "small": (_training(10, 25_000, validation_users=300), BSRConfig()),
-    "full": (_training(20, 50_000, validation_users=400), BSRConfig()),
+    "quick": (_training(3, 4000, warmup_steps=10, validation_users=50), BSRConfig(history=10)),
+    "small": (_training(6, 20_000, learning_rate=5e-3, validation_users=300), BSRConfig()),
+    "full": (_training(20, 40_000, validation_users=400), BSRConfig()),
 }

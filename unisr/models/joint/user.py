@@ -201,8 +201,9 @@ def _encoder(config: USERConfig, length: int | None) -> SequenceEncoder:
 USER.presets = {
     "quick": (TrainConfig(epochs=3, batch_size=128, learning_rate=1e-2, epoch_examples=5000, validation_users=50),
               USERConfig(width=32, session=5, rec_history=10, src_history=10, dropout=0.0)),
-    "small": (TrainConfig(epochs=8, batch_size=128, learning_rate=2e-3, epoch_examples=20000, validation_users=300),
-              USERConfig()),
-    "full": (TrainConfig(epochs=20, batch_size=128, learning_rate=2e-3, epoch_examples=40000, schedule="cosine",
-                         warmup_steps=50, weight_decay=1e-5, validation_users=400, patience=10), USERConfig()),
+    "small": (TrainConfig(epochs=7, batch_size=128, learning_rate=3e-3, epoch_examples=20000, schedule="cosine",
+                          warmup_steps=50, validation_users=300), USERConfig(rec_history=10, src_history=10)),
+    "full": (TrainConfig(epochs=20, batch_size=128, learning_rate=3e-3, epoch_examples=25000, schedule="cosine",
+                         warmup_steps=50, weight_decay=1e-5, validation_users=400, patience=10),
+             USERConfig(rec_history=10, src_history=10)),
 }

@@ -60,7 +60,7 @@ class BERT4Rec(Scorer):
     presets = {
         "quick": (TrainConfig(epochs=10, batch_size=32, learning_rate=5e-3), BERT4RecConfig(history=30)),
         "small": (TrainConfig(epochs=25, batch_size=32, learning_rate=3e-3, patience=10), BERT4RecConfig()),
-        "full": (TrainConfig(epochs=100, batch_size=32, learning_rate=1e-3, patience=15), BERT4RecConfig()),
+        "full": (TrainConfig(epochs=100, batch_size=32, learning_rate=3e-3, patience=15), BERT4RecConfig()),
     }
 
     def __init__(self, config: BERT4RecConfig, corpus: Corpus, *, tables: Tables | None = None) -> None:

@@ -55,8 +55,10 @@ class GRU4Rec(NextItem):
     Config = GRU4RecConfig
     presets = {
         "quick": (TrainConfig(epochs=10, batch_size=32, learning_rate=5e-3), GRU4RecConfig(history=30)),
-        "small": (TrainConfig(epochs=20, batch_size=64, learning_rate=3e-3, patience=10), GRU4RecConfig()),
-        "full": (TrainConfig(epochs=100, batch_size=64, learning_rate=3e-3, patience=15), GRU4RecConfig()),
+        "small": (TrainConfig(epochs=20, batch_size=64, learning_rate=1e-2, weight_decay=0.1, patience=10),
+                              GRU4RecConfig(dropout=0.3)),
+        "full": (TrainConfig(epochs=100, batch_size=64, learning_rate=1e-2, weight_decay=0.1, patience=15),
+                             GRU4RecConfig(dropout=0.3)),
     }
 
     def __init__(self, config: GRU4RecConfig, corpus: Corpus, *, tables: Tables | None = None) -> None:

@@ -92,9 +92,17 @@ class LightGCN(Scorer):
         return self._dot(self._propagated(), batch)
 
     def export(self) -> dict[str, Tensor]:
-        """Item vectors `[V + 1, width]` with a zero padding row, after and before propagation."""
-        tables = {"item_propagated": self._propagated(), "item_ego": self.graph.embedding.weight.detach()}
-        return {name: table[self.first_item :].clone() for name, table in tables.items()}
+        """Item vectors `[V + 1, width]` after and before propagation, user vectors `[U + 1, width]` after it.
+
+        Row 0 of each is padding: zero.
+        """
+        propagated, ego = self._propagated(), self.graph.embedding.weight.detach()
+        tables = {
+            "item_propagated": propagated[self.first_item :],
+            "item_ego": ego[self.first_item :],
+            "user_propagated": propagated[: self.first_item],
+        }
+        return {name: table.clone() for name, table in tables.items()}
 
     def _dot(self, vectors: Tensor, batch: Batch) -> Tensor:
         users, items = F.embedding(batch.user, vectors), F.embedding(batch.candidates + self.first_item, vectors)

@@ -57,10 +57,10 @@ class AEM(HistorySearch):
     presets = {
         "quick": (TrainConfig(epochs=5, batch_size=128, negatives=5, learning_rate=1e-2, epoch_examples=5000),
                   AEMConfig(length=10)),
-        "small": (TrainConfig(epochs=12, batch_size=512, negatives=5, learning_rate=3e-3, schedule="cosine"),
-                  AEMConfig()),
-        "full": (TrainConfig(epochs=20, batch_size=512, negatives=5, learning_rate=3e-3, schedule="cosine",
-                             patience=10), AEMConfig()),
+        "small": (TrainConfig(epochs=12, batch_size=512, negatives=5, learning_rate=5e-3, schedule="cosine"),
+                  AEMConfig(dropout=0.3)),
+        "full": (TrainConfig(epochs=20, batch_size=512, negatives=5, learning_rate=5e-3, schedule="cosine",
+                             patience=10), AEMConfig(dropout=0.3)),
     }
     null_slot: ClassVar[bool] = False
     """Whether one more key with logit 0 and value 0 competes with the history."""
@@ -116,3 +116,10 @@ class ZAM(AEM):
         ),
     )
     null_slot = True
+    presets = {
+        "quick": AEM.presets["quick"],
+        "small": (TrainConfig(epochs=12, batch_size=512, negatives=5, learning_rate=1e-2, weight_decay=0.1,
+                              schedule="cosine"), AEMConfig(dropout=0.0)),
+        "full": (TrainConfig(epochs=20, batch_size=512, negatives=5, learning_rate=1e-2, weight_decay=0.1,
+                             schedule="cosine", patience=10), AEMConfig(dropout=0.0)),
+    }

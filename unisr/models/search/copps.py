@@ -75,7 +75,7 @@ class CoPPS(TEM):
     Config = CoPPSConfig
     presets = {
         "quick": (TrainConfig(epochs=5, batch_size=128, negatives=5, learning_rate=1e-2, epoch_examples=5000),
-                  CoPPSConfig(length=10)),
+                  CoPPSConfig(length=10, altered_rows=32)),
         "small": (TrainConfig(epochs=12, batch_size=512, negatives=5, learning_rate=3e-3, schedule="cosine"),
                   CoPPSConfig()),
         "full": (TrainConfig(epochs=20, batch_size=512, negatives=5, learning_rate=3e-3, schedule="cosine",

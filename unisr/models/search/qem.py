@@ -37,9 +37,11 @@ class QEM(ProductSearch):
     presets = {
         "quick": (TrainConfig(epochs=5, batch_size=128, negatives=5, learning_rate=1e-2, epoch_examples=5000),
                   QEMConfig()),
-        "small": (TrainConfig(epochs=12, batch_size=512, negatives=5, learning_rate=3e-3, schedule="cosine"),
+        "small": (TrainConfig(epochs=12, batch_size=512, negatives=5, learning_rate=5e-3, weight_decay=0.01,
+                              schedule="cosine"),
                   QEMConfig()),
-        "full": (TrainConfig(epochs=20, batch_size=512, negatives=5, learning_rate=3e-3, schedule="cosine",
+        "full": (TrainConfig(epochs=20, batch_size=512, negatives=5, learning_rate=5e-3, weight_decay=0.01,
+                             schedule="cosine",
                              patience=10), QEMConfig()),
     }
 
