@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from unisr.errors import UnknownNameError
 
@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 Family = Literal["reference", "recommendation", "search", "joint"]
 TaskName = Literal["rec", "src"]
-FAMILY_MODULES = ("reference", "recommendation", "search", "joint")
+FAMILIES: tuple[Family, ...] = get_args(Family)
+"""Each has a module or package of its name in `unisr.models`."""
 
 
 @dataclass(frozen=True)
@@ -55,10 +56,10 @@ def register(cls: type[Scorer]) -> type[Scorer]:
 
 
 def methods() -> dict[str, type[Scorer]]:
-    """All methods by name, in the order of families."""
-    for module in FAMILY_MODULES:
-        importlib.import_module(f"unisr.models.{module}")
-    return dict(_methods)
+    """All methods by name, in the order of families, whatever was imported first."""
+    for family in FAMILIES:
+        importlib.import_module(f"unisr.models.{family}")
+    return dict(sorted(_methods.items(), key=lambda item: FAMILIES.index(item[1].card.family)))
 
 
 def method(name: str) -> type[Scorer]:

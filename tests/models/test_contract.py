@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -21,6 +23,14 @@ def test_every_method_has_a_contract_class() -> None:
         importlib.import_module(f"tests.models.{path.stem}")
     covered = {cls.method for cls in ScorerContract.__subclasses__() if hasattr(cls, "method")}
     assert covered == set(registry.methods())
+
+
+def test_the_order_of_methods_does_not_depend_on_what_is_imported_first() -> None:
+    code = "import unisr.models.joint.gensr; from unisr import registry; print(*registry.methods(), sep=',')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip().split(",") == list(registry.methods())
+    families = [registry.FAMILIES.index(method.card.family) for method in registry.methods().values()]
+    assert families == sorted(families)
 
 
 class Relative(Popularity):

@@ -70,7 +70,7 @@ def test_only_quick_makes_runs() -> None:
 
 def test_order_of_all_methods() -> None:
     names = lineup.ordered(list(registry.methods())[::-1])
-    families = [registry.FAMILY_MODULES.index(registry.method(n).card.family) for n in names]
+    families = [registry.FAMILIES.index(registry.method(n).card.family) for n in names]
     assert families == sorted(families) and len(names) == len(registry.methods())
     assert names.index("SASRec-merged") == names.index("SASRec") + 1
     assert names.index("LightGCN") < names.index("SASRec") and names[-1] == "GenSR"

@@ -126,6 +126,6 @@ def ordered(names: Sequence[str]) -> list[str]:
     def place(name: str) -> tuple[int, int, int]:
         begins = [p for p in places if name.lower().startswith(p)]
         own = places[max(begins, key=len)] if begins else -1
-        return registry.FAMILY_MODULES.index(known[name].card.family), own, list(known).index(name)
+        return registry.FAMILIES.index(known[name].card.family), own, list(known).index(name)
 
     return sorted(names, key=place)

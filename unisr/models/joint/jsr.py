@@ -72,11 +72,11 @@ class JSR(Scorer):
         "quick": (TrainConfig(epochs=3, batch_size=128, learning_rate=1e-2, epoch_examples=8000),
                   JSRConfig(width=32, dropout=0.0)),
         # Strong decay: user vectors of a few dozen events each are fitted by heart otherwise.
-        "small": (TrainConfig(epochs=6, batch_size=512, learning_rate=3e-3, schedule="cosine", weight_decay=1.0),
-                  JSRConfig()),
-        "full": (TrainConfig(epochs=20, batch_size=512, learning_rate=3e-3, schedule="cosine", weight_decay=1.0,
+        "small": (TrainConfig(epochs=6, batch_size=512, learning_rate=1e-2, schedule="cosine"),
+                  JSRConfig(dropout=0.0)),
+        "full": (TrainConfig(epochs=20, batch_size=512, learning_rate=1e-2, schedule="cosine",
                              patience=10),
-                 JSRConfig()),
+                 JSRConfig(dropout=0.0)),
     }
 
     def __init__(self, config: JSRConfig, corpus: Corpus, *, tables: Tables | None = None) -> None:

@@ -133,7 +133,8 @@ class UnifiedSSR(Scorer):
         width = config.width
         self.items = embedding(corpus.n_items, width)
         self.users = embedding(corpus.n_users, width)
-        self.words = embedding(corpus.n_words, width)
+        # Steps are sqrt(d) times a row: queries, too, must not drown in what attention adds to them.
+        self.words = embedding(corpus.n_words, width, std=width**-0.5)
         self.register_buffer("query_words", torch.as_tensor(corpus.query_words), persistent=False)
         self.start = nn.Parameter(0.02 * torch.randn(width))
         self.positions = nn.Embedding(1 + sum(self.history_length), width)
