@@ -74,9 +74,8 @@ class JSR(Scorer):
         # Strong decay: user vectors of a few dozen events each are fitted by heart otherwise.
         "small": (TrainConfig(epochs=6, batch_size=512, learning_rate=1e-2, schedule="cosine"),
                   JSRConfig(dropout=0.0)),
-        "full": (TrainConfig(epochs=20, batch_size=512, learning_rate=1e-2, schedule="cosine",
-                             patience=10),
-                 JSRConfig(dropout=0.0)),
+        "full": (TrainConfig(epochs=20, batch_size=512, learning_rate=3e-3, schedule="cosine", weight_decay=1.0,
+                             patience=10), JSRConfig(dropout=0.3)),
     }
 
     def __init__(self, config: JSRConfig, corpus: Corpus, *, tables: Tables | None = None) -> None:

@@ -72,9 +72,10 @@ class QuerySeqRec(NextItem):
     presets = {
         "quick": (TrainConfig(epochs=5, batch_size=32, learning_rate=5e-3),
                   QuerySeqRecConfig(rec_history=20, src_history=10, dropout=0.0)),
-        "small": (TrainConfig(epochs=14, batch_size=64, learning_rate=1e-3, patience=10),
-                  QuerySeqRecConfig(rec_history=30, src_history=30)),
-        "full": (TrainConfig(epochs=100, batch_size=64, learning_rate=1e-3, patience=15), QuerySeqRecConfig()),
+        "small": (TrainConfig(epochs=14, batch_size=64, learning_rate=1e-2, weight_decay=0.01, patience=10),
+                  QuerySeqRecConfig(rec_history=30, src_history=30, dropout=0.1)),
+        "full": (TrainConfig(epochs=100, batch_size=64, learning_rate=1e-2, weight_decay=0.01, patience=15),
+                             QuerySeqRecConfig(dropout=0.1)),
     }
 
     def __init__(self, config: QuerySeqRecConfig, corpus: Corpus, *, tables: Tables | None = None) -> None:

@@ -137,10 +137,12 @@ class SESRec(Scorer):
                   SESRecConfig(rec_history=5, src_history=5, width=32, heads=2, dropout=0.0, query_item_negatives=32,
                                # Untrained weights meet a margin of .1 on nearly all rows, which then teach nothing.
                                triplet_margin=10.0)),
-        "small": (TrainConfig(epochs=8, batch_size=128, learning_rate=3e-3, epoch_examples=20000, validation_users=300),
-                  SESRecConfig()),
-        "full": (TrainConfig(epochs=20, batch_size=128, learning_rate=3e-3, epoch_examples=25000, schedule="cosine",
-                             warmup_steps=50, weight_decay=1e-5, validation_users=400, patience=10), SESRecConfig()),
+        "small": (TrainConfig(epochs=8, batch_size=128, learning_rate=2e-3, weight_decay=0.01, epoch_examples=20000,
+                              validation_users=300),
+                  SESRecConfig(dropout=0.0)),
+        "full": (TrainConfig(epochs=20, batch_size=128, learning_rate=2e-3, weight_decay=0.01, epoch_examples=25000,
+                             schedule="cosine",
+                             warmup_steps=50, validation_users=400, patience=10), SESRecConfig(dropout=0.0)),
     }
 
     def __init__(self, config: SESRecConfig, corpus: Corpus, *, tables: Tables | None = None) -> None:
