@@ -86,7 +86,7 @@ def test_every_layer_counts(setting: Setting, batch: Batch) -> None:
     scorer = made(setting, layers=2)
     before = scores(scorer, batch)
     with torch.no_grad():
-        scorer.encoder.blocks[0].feed[-1].weight.add_(torch.randn(32, 64))
+        scorer.encoder.blocks[0].feed[-1].weight.add_(torch.randn(64, 128))
     assert (scores(scorer, batch) != before).any(1).all()
 
 

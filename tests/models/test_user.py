@@ -74,12 +74,12 @@ def test_intents_see_their_own_events(setting: Setting, batch: Batch) -> None:
             changed = events.clone()
             changed[0, column] = torch.randn(64)
             other_short, other_long, _ = scorer.intents(changed, valid, slot, items)
-            now = column >= 5
-            assert torch.equal(other_short, short) != now
-            assert torch.equal(other_long, long) == now
+            current = column >= 5
+            assert torch.equal(other_short, short) != current
+            assert torch.equal(other_long, long) == current
             # Eight events and one padded in front: sessions are columns 0-1, 2-4, 5-7; the history has the first two.
             moved = (encoded[-1] != encoded[0]).any(-1)[0, 1:6]
-            assert moved.tolist() == [not now and (i < 2) == (column < 2) and i < 5 for i in range(5)]
+            assert moved.tolist() == [not current and (i < 2) == (column < 2) for i in range(5)]
 
 
 def test_a_clicked_item_weighs_the_words_of_its_query() -> None:

@@ -35,7 +35,7 @@ class BSRConfig(ModelConfig):
 
 @register
 class BSR(Scorer):
-    """s_c = e_c · h / (sqrt(d) σ) + b_c, h the state of the first answer position (Penha et al., Sec. 3).
+    """s_c = e_c · h / (sqrt(d) σ) + b_c, h the state of the first answer position (Penha et al.).
 
     The model reads the atomic item tokens of the history and a prompt, or the query's words and a prompt. One table
     holds the item tokens of input and output; σ is the spread of the backbone's own token vectors, so that logits
@@ -143,5 +143,5 @@ def _training(epochs: int, examples: int | None, **changes: float) -> TrainConfi
 BSR.presets = {
     "quick": (_training(3, 4000, warmup_steps=10, validation_users=50), BSRConfig(history=10)),
     "small": (_training(6, 20_000, learning_rate=5e-3, validation_users=300), BSRConfig()),
-    "full": (_training(20, 40_000, validation_users=400), BSRConfig()),
+    "full": (_training(20, 25_000, validation_users=400), BSRConfig()),
 }
