@@ -52,9 +52,15 @@ def compare_layouts(dataset: str, *, seeds: int, jobs: int) -> pd.DataFrame:
         for outcome in run_jobs(group, work, processes=jobs):
             print(outcome)
     runs = [run(config) for config in configs]
-    tidy = pd.concat([tables.comparison(runs, task, label=layout_of) for task in ("rec", "src")], ignore_index=True)
-    tidy = tidy.merge(_speed(runs), on="method")
-    _write(tidy, runs, results_dir() / dataset / PRESET / "tables")
+    compared = {task: tables.comparison(runs, task, label=layout_of) for task in TASK_TITLES}
+    speed = _speed(runs)
+    tidy = pd.concat(compared.values(), ignore_index=True).merge(speed, on="method")
+    folder = results_dir() / dataset / PRESET / "tables"
+    folder.mkdir(parents=True, exist_ok=True)
+    tidy.to_csv(folder / "layouts.csv", index=False)
+    parts = [f"## {TASK_TITLES[task]}\n\n{tables.to_markdown(found)}" for task, found in compared.items()]
+    parts.append(f"```\n{speed.round(1).to_string(index=False)}\n```\n")
+    (folder / "layouts.md").write_text("\n\n".join(parts), encoding="utf-8")
     return tidy
 
 
@@ -91,17 +97,6 @@ def _speed(runs: list[store.Run]) -> pd.DataFrame:
         for r in runs
     ]  # fmt: skip
     return pd.DataFrame(rows).groupby("method", as_index=False).mean()
-
-
-def _write(tidy: pd.DataFrame, runs: list[store.Run], folder: Path) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    tidy.to_csv(folder / "layouts.csv", index=False)
-    parts = [
-        f"## {TASK_TITLES[task]}\n\n{tables.to_markdown(tables.comparison(runs, task, label=layout_of))}"
-        for task in ("rec", "src")
-    ]
-    speed = _speed(runs).round(1).to_string(index=False)
-    (folder / "layouts.md").write_text("\n\n".join([*parts, f"```\n{speed}\n```\n"]), encoding="utf-8")
 
 
 if __name__ == "__main__":
