@@ -9,7 +9,6 @@ The runs are stored like any other, beside those of the preset, and are reused.
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 import pandas as pd
 
