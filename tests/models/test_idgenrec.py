@@ -18,6 +18,8 @@ WORDS = st.lists(st.sampled_from(["war", "love", "1997", "drama", "space", "the"
 
 class TestIDGenRec(ScorerContract):
     method = "IDGenRec"
+    overfit_steps = 150
+    overfit_rate = 5e-3
 
 
 @pytest.fixture(scope="module")

@@ -143,5 +143,5 @@ def _training(epochs: int, examples: int | None, **changes: float) -> TrainConfi
 BSR.presets = {
     "quick": (_training(3, 4000, warmup_steps=10, validation_users=50), BSRConfig(history=10)),
     "small": (_training(6, 20_000, learning_rate=5e-3, validation_users=300), BSRConfig()),
-    "full": (_training(20, 25_000, validation_users=400), BSRConfig()),
+    "full": (_training(20, 25_000, learning_rate=5e-3, validation_users=400), BSRConfig()),
 }

@@ -204,6 +204,6 @@ USER.presets = {
     "small": (TrainConfig(epochs=7, batch_size=128, learning_rate=3e-3, epoch_examples=20000, schedule="cosine",
                           warmup_steps=50, validation_users=300), USERConfig(rec_history=10, src_history=10)),
     "full": (TrainConfig(epochs=20, batch_size=128, learning_rate=3e-3, epoch_examples=25000, schedule="cosine",
-                         warmup_steps=50, weight_decay=1e-5, validation_users=400, patience=10),
+                         warmup_steps=50, validation_users=400, patience=10),
              USERConfig(rec_history=10, src_history=10)),
 }
