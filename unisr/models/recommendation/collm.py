@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -37,7 +36,7 @@ class CoLLMConfig(ModelConfig):
     """Tokens kept of an item's text."""
     expansion: int = Field(10, ge=1)
     """Hidden width of g, in widths of a collaborative vector."""
-    text_share: float = Field(0.7, gt=0, lt=1)
+    text_share: float = Field(0.6, gt=0, lt=1)
     """Share of the epochs that belong to the first stage."""
     two_stages: bool = True
     """False trains the language model and g together in all epochs."""
@@ -47,8 +46,8 @@ class CoLLMConfig(ModelConfig):
 class CoLLM(Scorer):
     """s_c = logit(Yes) - logit(No) after the prompt; a slot holds g(x) = W_2 ReLU(W_1 x + b_1) + b_2 (Zhang et al.).
 
-    x is LightGCN's vector of the user or of the candidate, scaled to unit variance. Stage 1 trains the language model
-    on prompts without slots, stage 2 only g. All candidates of a row share its prefix.
+    x is LightGCN's vector of the user or of the candidate, its table scaled to unit mean square. Stage 1 trains the
+    language model on prompts without slots, stage 2 only g. All candidates of a row share its prefix.
     """
 
     card = Card(
@@ -142,14 +141,16 @@ class CoLLM(Scorer):
         return self.backbone.embedding(tokens).expand(size, -1, -1), mask.expand(size, -1)
 
     def _cf(self, name: str, rows: int) -> Tensor:
-        """LightGCN's table `name`, [rows + 1, d_cf], at unit variance; row 0 stays zero."""
+        """LightGCN's table `name`, [rows + 1, d_cf], as a whole at unit mean square; row 0 stays zero."""
         try:
             table = self.tables["LightGCN"][name]
         except KeyError:
             raise ConfigError(f"CoLLM needs LightGCN's table {name!r}; run it through unisr.run") from None
         if len(table) != rows + 1:
             raise ConfigError(f"LightGCN's table {name!r} has {len(table) - 1} rows, corpus {rows}: not one dataset")
-        return F.normalize(table.float(), dim=-1) * table.shape[1] ** 0.5
+        table = table.float()
+        # One scale for all rows: the length of a LightGCN vector grows with popularity, which the answer needs.
+        return table / table[1:].square().mean().sqrt()
 
 
 @contextmanager
@@ -179,5 +180,5 @@ def _training(epochs: int, examples: int, **changes: float) -> TrainConfig:
 CoLLM.presets = {
     "quick": (_training(3, 1000, warmup_steps=5, validation_users=50), CoLLMConfig(history=5)),
     "small": (_training(8, 8000), CoLLMConfig()),
-    "full": (_training(14, 20_000, validation_users=400), CoLLMConfig()),
+    "full": (_training(16, 12_000, validation_users=400), CoLLMConfig()),
 }

@@ -183,6 +183,6 @@ def _training(epochs: int, **changes: float) -> TrainConfig:
 
 IDGenRec.presets = {
     "quick": (_training(4, warmup_steps=10), IDGenRecConfig()),
-    "small": (_training(8), IDGenRecConfig()),
+    "small": (_training(12), IDGenRecConfig()),
     "full": (_training(30, validation_users=400), IDGenRecConfig()),
 }
