@@ -231,10 +231,10 @@ UnifiedSSR.presets = {
     "quick": (TrainConfig(epochs=3, batch_size=64, learning_rate=1e-2, epoch_examples=4000, validation_users=50),
               UnifiedSSRConfig(width=32, heads=2, rec_history=5, src_history=5, dropout=0.0)),
     # Search needs many steps: small batches, and one layer, which learns more in the same time than two.
-    "small": (TrainConfig(epochs=7, batch_size=64, learning_rate=3e-3, epoch_examples=15000, schedule="cosine",
+    "small": (TrainConfig(epochs=7, batch_size=64, learning_rate=5e-3, epoch_examples=15000, schedule="cosine",
                           warmup_steps=50, validation_users=300),
-              UnifiedSSRConfig(layers=1, rec_history=10, src_history=10)),
-    "full": (TrainConfig(epochs=20, batch_size=64, learning_rate=3e-3, epoch_examples=20000, schedule="cosine",
+              UnifiedSSRConfig(layers=1, rec_history=10, src_history=10, dropout=0.0)),
+    "full": (TrainConfig(epochs=20, batch_size=64, learning_rate=5e-3, epoch_examples=20000, schedule="cosine",
                          warmup_steps=50, validation_users=400, patience=10),
-             UnifiedSSRConfig(layers=1, rec_history=10, src_history=10)),
+             UnifiedSSRConfig(layers=1, rec_history=10, src_history=10, dropout=0.0)),
 }
