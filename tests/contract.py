@@ -207,6 +207,12 @@ class ScorerContract:
         self.assert_same(scores(scorer, changed(batch, candidates=others))[:, :3], reference)
         self.assert_same(scores(scorer, changed(batch, candidates=batch.candidates[:, :3])), reference)
 
+    def test_the_catalog_is_scored_as_candidates_are(self, setting: Setting, scorer: Scorer, batch: Batch) -> None:
+        with torch.inference_mode():
+            catalog = scorer.score_catalog(batch)
+        assert catalog.shape == (len(batch), setting.dataset.n_items) and catalog.dtype == torch.float32
+        self.assert_same(catalog.gather(1, batch.candidates - 1), scores(scorer, batch))
+
     def test_longer_left_padding_changes_nothing(self, scorer: Scorer, batch: Batch) -> None:
         history = {name: getattr(batch, name) for name in ("items", "tasks", "queries")}
         padded = {name: torch.nn.functional.pad(ids, (5, 0)) for name, ids in history.items()}

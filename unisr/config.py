@@ -13,7 +13,7 @@ PROTOCOL_VERSION = 1
 
 PRESETS = ("quick", "small", "full", "paper")
 Preset = Literal["quick", "small", "full", "paper"]
-CandidateKind = Literal["uniform", "popularity", "hard"]
+CandidateKind = Literal["uniform", "popularity", "hard", "full"]
 HistoryRule = Literal["clean", "released"]
 
 QUICK_USERS = 200

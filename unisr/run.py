@@ -22,7 +22,7 @@ from accelerate.utils import wait_for_everyone
 
 from unisr import registry
 from unisr.config import CandidateKind, HistoryRule, RunConfig
-from unisr.data.candidates import Candidates, load_candidates
+from unisr.data.candidates import Candidates, Catalog, load_candidates
 from unisr.data.corpus import Corpus
 from unisr.data.histories import Histories
 from unisr.data.loaders import EvaluationLoader, SequenceLoader, TrainLoader
@@ -117,7 +117,7 @@ class Inputs:
     dataset: Dataset
     histories: Histories
     corpus: Corpus
-    candidates: Candidates
+    candidates: Candidates | Catalog
 
     def training(self, scorer: Scorer) -> TrainLoader | SequenceLoader:
         """Batches for `scorer.losses`."""
@@ -158,7 +158,7 @@ def _histories(name: str, max_users: int | None, rule: HistoryRule) -> Histories
 
 
 @lru_cache(maxsize=4)
-def _candidates(name: str, max_users: int | None, kind: CandidateKind) -> Candidates:
+def _candidates(name: str, max_users: int | None, kind: CandidateKind) -> Candidates | Catalog:
     return load_candidates(_dataset(name, max_users)[0], kind, DATA_SEED)
 
 
@@ -219,7 +219,9 @@ def _store(
 ) -> None:
     """Rank the test split and store the run; `cost` is what the training took."""
     started = time.perf_counter()
-    per_query = evaluate(scorer, inputs.evaluation(scorer), device=device, progress=progress)
+    per_query = evaluate(
+        scorer, inputs.evaluation(scorer), device=device, full=inputs.config.candidates == "full", progress=progress
+    )
     ranked, before = time.perf_counter() - started, cost.seconds
     seconds = Seconds(train=before.train, evaluate=ranked, total=before.total - before.evaluate + ranked)
     cost = cost.model_copy(

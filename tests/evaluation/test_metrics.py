@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unisr.evaluation.metrics import METRICS, consistent, ndcg, per_query_metrics, summary
+from unisr.evaluation.metrics import METRICS, chance, consistent, ndcg, per_query_metrics, summary
 from unisr.evaluation.ranks import expected_rank
 from unisr.paths import paper_dir
 from unisr.random import generator
@@ -33,6 +33,13 @@ def test_by_hand() -> None:
     assert found["NDCG@5"].tolist() == pytest.approx([1, 1 / math.log2(6), 0, 0, 0])
     assert found["NDCG@10"].tolist() == pytest.approx([1, 1 / math.log2(6), 1 / math.log2(6.5), 1 / math.log2(11), 0])
     assert found["MRR"].tolist() == pytest.approx([1, 0.2, 1 / 5.5, 0.1, 1 / 10.5])
+
+
+def test_chance_is_the_mean_over_all_ranks() -> None:
+    both = pd.concat([table(range(1, 4)), table(range(1, 31))]).assign(weight=[1 / 3] * 3 + [1 / 30] * 30)
+    values = per_query_metrics(both)
+    for metric, found in chance(np.array([30, 3])).items():
+        assert found == pytest.approx((values[metric] * values["weight"]).sum() / 2)
 
 
 def test_summary_keeps_tasks_apart() -> None:

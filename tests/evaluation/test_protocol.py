@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from unisr import registry
 from unisr.config import RunConfig
 from unisr.data.batches import Batch
+from unisr.data.candidates import load_candidates
 from unisr.data.schema import Dataset, Split, Task
 from unisr.evaluation.metrics import summary
-from unisr.evaluation.protocol import COLUMNS, EvaluationError, describe_protocol, evaluate
+from unisr.evaluation.protocol import COLUMNS, SIZE, EvaluationError, describe_protocol, evaluate
 from unisr.evaluation.ranks import RankError
 from unisr.models.base import build
 
@@ -47,7 +48,7 @@ SRC = [(batch([[4, 4, 4]], task=2), torch.tensor([30]), torch.tensor([1]))]
 
 def test_per_query_table() -> None:
     found = evaluate(ById(), {"rec": REC, "src": SRC})
-    assert tuple(found.columns) == COLUMNS
+    assert tuple(found.columns) == (*COLUMNS, SIZE) and (found[SIZE] == 3).all()
     assert found["task"].tolist() == ["rec", "rec", "rec", "src"]
     assert found["user"].tolist() == [1, 2, 1, 1]
     assert found["event"].tolist() == [10, 11, 20, 30]
@@ -110,6 +111,34 @@ def test_popularity_on_a_dataset(world: Dataset) -> None:
         assert np.array_equal(table["user"], world.column("user")[rows])
         assert np.array_equal(table["query"], world.column("query")[rows])
     assert len(found) == len(world.rows(Split.TEST, Task.REC)) + len(world.rows(Split.TEST, Task.SRC))
+
+
+def test_full_ranking_on_a_dataset(world: Dataset) -> None:
+    """Popularity over all items without an event of the user, counted here item by item."""
+    from unisr.run import prepare_inputs
+
+    config = RunConfig(method="Popularity", dataset="synthetic", preset="small", candidates="full")
+    inputs = prepare_inputs(config)
+    scorer = build(registry.method("Popularity"), config.model, inputs.corpus, seed=0)
+    found = evaluate(scorer, inputs.evaluation(scorer, Split.TEST), full=True)
+    trained = world.events.query("split == 0 and task == 1")["item"].value_counts()
+    events = world.events.groupby("user")["item"].agg(set)
+    assert set(found["task"]) == {"rec", "src"}
+    for row in found.iloc[:: len(found) // 12].itertuples():
+        own = trained[world.column("item")[row.event]]
+        others = [trained.get(i, 0) for i in range(1, world.n_items + 1) if i not in events[row.user]]
+        better, equal = sum(n > own for n in others), sum(n == own for n in others)
+        assert row.rank == 1 + better + equal / 2 and row.ties == equal and row.candidates == len(others) + 1
+
+
+def test_sampled_uniform_candidates_are_a_part_of_the_full_ones(world: Dataset) -> None:
+    full, sampled = load_candidates(world, "full"), load_candidates(world)
+    for task in ("rec", "src"):
+        (rows, items, positive), (all_rows, catalog, column) = (c.of(Split.TEST, task) for c in (sampled, full))
+        every = catalog[np.arange(len(all_rows))]
+        assert np.array_equal(rows, all_rows)
+        assert (np.take_along_axis(every, items - 1, 1) == items).all()
+        assert np.array_equal(items[np.arange(len(rows)), positive], every[np.arange(len(rows)), column])
 
 
 def test_protocol_line() -> None:

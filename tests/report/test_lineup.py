@@ -10,6 +10,7 @@ import pytest
 
 from tests.report.stored import random_ranks, saved
 from unisr import registry
+from unisr.data.candidates import KINDS
 from unisr.errors import ConfigError, StoreError, UnknownNameError
 from unisr.report import beside, lineup, paper_audit, readings
 from unisr.report.comparison import comparison
@@ -63,9 +64,9 @@ def test_only_quick_makes_runs() -> None:
     made = lineup.to_make("synthetic", "quick", ["rec", "src"])
     names = list(dict.fromkeys(c.method for c in made))
     assert set(names) == set(lineup.FAST["rec"]) | set(lineup.FAST["src"])
-    assert len(made) == 3 * len(names) and {c.preset for c in made} == {"quick"}
+    assert len(made) == len(KINDS) * len(names) and {c.preset for c in made} == {"quick"}
     named = lineup.to_make("synthetic", "quick", ["rec"], "SASRec")
-    assert [(c.method, c.candidates) for c in named] == [("SASRec", k) for k in ("uniform", "popularity", "hard")]
+    assert [(c.method, c.candidates) for c in named] == [("SASRec", k) for k in KINDS]
 
 
 def test_order_of_all_methods() -> None:

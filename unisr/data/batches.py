@@ -11,6 +11,9 @@ from typing import Self
 import torch
 from torch import Tensor
 
+CATALOG_CHUNK = 1024
+"""Items that a model scores at once when it ranks the whole catalog."""
+
 
 @dataclass
 class _Tensors:

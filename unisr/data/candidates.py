@@ -1,7 +1,8 @@
-"""Evaluation candidates: the positive and 99 negatives, drawn once and shared by every method."""
+"""Evaluation candidates, shared by every method: the positive and 99 negatives drawn once, or the whole catalog."""
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import tempfile
@@ -21,7 +22,7 @@ from unisr.paths import data_dir
 from unisr.random import generator
 
 N_NEGATIVES = 99
-KINDS = ("uniform", "popularity", "hard")
+KINDS = ("uniform", "popularity", "hard", "full")
 EVALUATED = [(split, task) for split in (Split.VALIDATION, Split.TEST) for task in TASKS.values()]
 log = logging.getLogger(__name__)
 
@@ -45,6 +46,10 @@ class Candidates:
         task = TASKS[task] if isinstance(task, str) else task
         kept = (self.dataset.column("split")[self.rows] == split) & (self.dataset.column("task")[self.rows] == task)
         return self.rows[kept], self.items[kept], self.positive[kept]
+
+    def digest(self) -> str:
+        """64 hexadecimal digits over event rows, items and positive columns."""
+        return _digest(self.rows, self.items, self.positive)
 
     def validate(self) -> Candidates:
         """Check that these are the dataset's targets, each with its positive and unseen distinct negatives.
@@ -71,11 +76,49 @@ class Candidates:
         return self
 
 
-def load_candidates(dataset: Dataset, kind: CandidateKind = "uniform", seed: int = 0) -> Candidates:
+class Catalog:
+    """Full ranking: the candidates of a target are all items the user has no event with in any split, and its own.
+
+    These are the items that uniform negatives are drawn from, so a rank among 100 is a sample of the rank here.
+    """
+
+    kind: CandidateKind = "full"
+
+    def __init__(self, dataset: Dataset) -> None:
+        self.dataset = dataset
+        self.rows = np.concatenate([dataset.rows(s, t) for s, t in EVALUATED])
+        self._sampler = Sampler.of(dataset, train_only=False)
+
+    def of(self, split: Split, task: Task | str) -> tuple[np.ndarray, CatalogItems, np.ndarray]:
+        """(rows [n], items [n, V] made when sliced, positive [n]): item i is column i - 1; no candidate is 0."""
+        rows = self.dataset.rows(split, TASKS[task] if isinstance(task, str) else task)
+        return rows, CatalogItems(self.dataset, self._sampler, rows), self.dataset.column("item")[rows] - 1
+
+    def digest(self) -> str:
+        """64 hexadecimal digits over event rows, the number of items and positive columns."""
+        return _digest(self.rows, np.array([self.dataset.n_items]), self.dataset.column("item")[self.rows] - 1)
+
+
+@dataclass(frozen=True)
+class CatalogItems:
+    """`[n, V]` items of targets, 0 where an item is no candidate; a part is made when it is asked for."""
+
+    dataset: Dataset
+    sampler: Sampler
+    rows: np.ndarray
+
+    def __getitem__(self, part: slice | np.ndarray) -> np.ndarray:
+        rows, items = self.rows[part], np.arange(1, self.dataset.n_items + 1)
+        own = self.dataset.column("item")[rows][:, None] == items
+        seen = self.sampler.seen(self.dataset.column("user")[rows][:, None], items)
+        return np.where(seen & ~own, 0, items)
+
+
+def load_candidates(dataset: Dataset, kind: CandidateKind = "uniform", seed: int = 0) -> Candidates | Catalog:
     """The stored candidates of a dataset, kind and seed; drawn and stored when missing or damaged.
 
     kind: 'uniform' over the items the user has no event with in any split; 'popularity': proportional to
-    1 + training recommendation events; 'hard': see `hard_negatives`.
+    1 + training recommendation events; 'hard': see `hard_negatives`; 'full': all of them (nothing is drawn).
 
     Raises:
         DataError: a user has fewer than 99 such items.
@@ -83,6 +126,8 @@ def load_candidates(dataset: Dataset, kind: CandidateKind = "uniform", seed: int
     """
     if kind not in KINDS:
         raise ConfigError(f"candidates: kind {kind!r} is unknown; allowed: {', '.join(KINDS)}")
+    if kind == "full":
+        return Catalog(dataset)
     fingerprint = dataset_hash(dataset)
     path = data_dir() / dataset.name / "candidates" / f"{kind}-s{seed}-{fingerprint[:12]}.parquet"
     if path.exists():
@@ -109,6 +154,13 @@ def draw_candidates(dataset: Dataset, kind: CandidateKind, seed: int) -> Candida
         parts.append((rows, items, column))
     rows, items, column = (np.concatenate(p) for p in zip(*parts, strict=True))
     return Candidates(dataset, kind, seed, rows, items, column)
+
+
+def _digest(*arrays: np.ndarray) -> str:
+    digest = hashlib.sha256()
+    for values in arrays:
+        digest.update(f"\x1e{values.shape}\x1e".encode() + values.astype("<i8").tobytes())
+    return digest.hexdigest()
 
 
 def _negatives(dataset: Dataset, kind: CandidateKind, rows: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from unisr.config import TrainConfig
-from unisr.data.batches import Batch, SequenceBatch
-from unisr.data.candidates import Candidates
+from unisr.data.batches import CATALOG_CHUNK, Batch, SequenceBatch
+from unisr.data.candidates import N_NEGATIVES, Candidates, Catalog
 from unisr.data.histories import Histories
 from unisr.data.negatives import Sampler
 from unisr.data.schema import TASKS, Dataset, Split, Task
@@ -112,7 +112,9 @@ class TrainLoader:
 
 
 class EvaluationLoader:
-    """Batches of one split and task with their stored candidates: (batch, event rows [B], positive column [B]).
+    """Batches of one split and task with their candidates: (batch, event rows [B], positive column [B]).
+
+    With a catalog a batch has fewer rows, so that it ranks about as many items as with sampled candidates.
 
     max_users: a fixed subset of the users, the same for every method, seed and task.
     """
@@ -123,22 +125,24 @@ class EvaluationLoader:
         histories: Histories,
         split: Split,
         task_name: str,
-        candidates: Candidates,
+        candidates: Candidates | Catalog,
         history_length: tuple[int, int] = (30, 30),
         batch_size: int = 128,
         *,
         max_users: int | None = None,
     ) -> None:
         self.split, self.task_name, self.batch_size = split, task_name, batch_size
+        if candidates.kind == "full":
+            self.batch_size = max(1, batch_size * (N_NEGATIVES + 1) // min(dataset.n_items, CATALOG_CHUNK))
         self.histories, self.history_length = histories, history_length
         self._gather = Gather(dataset)
-        rows, items, positive = candidates.of(split, task_name)
+        rows, self._items, positive = candidates.of(split, task_name)
+        kept = np.arange(len(rows))
         if max_users is not None:
             priority = generator(0, "evaluation users", dataset.name).permutation(dataset.n_users + 1)
             users = dataset.column("user")[rows]
             kept = np.sort(np.argsort(priority[users], kind="stable")[:max_users])
-            rows, items, positive = rows[kept], items[kept], positive[kept]
-        self.rows, self.items, self.positive = rows, items, positive
+        self.rows, self.positive, self._kept = rows[kept], positive[kept], kept
 
     def __len__(self) -> int:
         return -(-len(self.rows) // self.batch_size)
@@ -148,7 +152,7 @@ class EvaluationLoader:
             part = slice(start, start + self.batch_size)
             rows = self.rows[part]
             window = self.histories.window(rows, *self.history_length)
-            batch = self._gather.batch(rows, window, self.items[part], None)
+            batch = self._gather.batch(rows, window, self._items[self._kept[part]], None)
             yield batch, torch.from_numpy(rows), torch.from_numpy(self.positive[part])
 
 

@@ -53,6 +53,19 @@ def summary(frame: pd.DataFrame) -> dict[str, dict[str, float]]:
     return result
 
 
+def chance(candidates: np.ndarray) -> dict[str, float]:
+    """{metric: mean over queries with n = `candidates` [q]} of a rank that is uniform over 1 … n.
+
+        E Recall@K = min(K, n) / n    E NDCG@K = sum_{r ≤ min(K, n)} 1 / log2(r + 1) / n    E MRR = sum_r 1 / r / n
+    """
+    sizes, counts = np.unique(candidates, return_counts=True)
+    ranks = [np.arange(1, n + 1) for n in sizes]
+    values = {f"Recall@{k}": [recall(r, k).mean() for r in ranks] for k in CUTOFFS}
+    values |= {f"NDCG@{k}": [ndcg(r, k).mean() for r in ranks] for k in CUTOFFS}
+    values["MRR"] = [reciprocal(r).mean() for r in ranks]
+    return {metric: float(np.average(v, weights=counts)) for metric, v in values.items()}
+
+
 def consistent(r5: float, r10: float, n5: float, n10: float, rounding: float = 5e-5) -> bool:
     """Whether four printed means can come from integer ranks of one positive per query.
 

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 COLUMNS = ("task", "user", "event", "query", "rank", "ties")
 """Of the per-query table: task name, user id, row of the target in the events table, query id (0 for recommendation),
 expected rank and number of tied candidates."""
+SIZE = "candidates"
+"""A further column: the number of candidates, 100 where it is missing."""
 
 
 class EvaluationError(UnisrError):
@@ -34,14 +36,16 @@ def evaluate(
     loaders: Mapping[str, EvaluationLoader],
     *,
     device: torch.device | str = "cpu",
+    full: bool = False,
     progress: Callable[[Iterable[Any], str], Iterable[Any]] | None = None,
 ) -> pd.DataFrame:
-    """Per-query table with `COLUMNS`, one row per query, tasks in the order of `loaders`.
+    """Per-query table with `COLUMNS` and `SIZE`, one row per query, tasks in the order of `loaders`.
 
     The scorer runs in evaluation mode without gradients and is left in the mode it had; it must be on `device` already.
 
     Args:
         loaders: task name -> iterable of (Batch, event rows [B], column of the positive [B]).
+        full: rank by `score_catalog`; the loaders' candidates are a column per item, 0 where it is no candidate.
         progress: wraps the batches of one task, given a description (`unisr.progress.progress` fits).
 
     Raises:
@@ -52,7 +56,7 @@ def evaluate(
     with _evaluation_mode(scorer), torch.inference_mode():
         for task, loader in loaders.items():
             batches = progress(loader, f"rank {task}") if progress else loader
-            ranked = [_ranked(scorer, task, *batch, device) for batch in batches]
+            ranked = [_ranked(scorer, task, *batch, device=device, full=full) for batch in batches]
             if not ranked:
                 raise EvaluationError(f"no query to rank for task {task!r}; use more users or another split")
             parts.extend(ranked)
@@ -61,14 +65,16 @@ def evaluate(
 
 def _ranked(
     scorer: Scorer, task: str, batch: Batch, rows: np.ndarray | Tensor, positive: np.ndarray | Tensor,
-    device: torch.device | str,
+    *, device: torch.device | str, full: bool,
 ) -> pd.DataFrame:
-    """The per-query table of one batch."""
+    """The per-query table of one batch; column i of a `full` one is item i + 1, if it is a candidate."""
     name = scorer.card.name
-    scores = scorer.score(batch.to(device))
+    batch = batch.to(device)
+    method = "score_catalog" if full else "score"
+    scores = getattr(scorer, method)(batch)
     if scores.dtype != torch.float32 or scores.shape != batch.candidates.shape:
         raise EvaluationError(
-            f"{name}.score returned {scores.dtype} {list(scores.shape)} for task {task!r}; "
+            f"{name}.{method} returned {scores.dtype} {list(scores.shape)} for task {task!r}; "
             f"it must return torch.float32 {list(batch.candidates.shape)}, one logit per candidate"
         )
     rows = np.asarray(rows)
@@ -78,9 +84,11 @@ def _ranked(
             f"{name}: NaN among the scores of task {task!r}, event {event} ({int(wrong.sum())} of {len(rows)} queries "
             "of its batch); look for a fully masked attention row, a division by zero or a diverged training"
         )
+    if full:
+        scores = scores.masked_fill(batch.candidates == 0, -torch.inf)
     rank, ties = expected_rank(scores, positive)
     columns = {"task": task, "user": batch.user.cpu().numpy(), "event": rows, "query": batch.query.cpu().numpy()}
-    return pd.DataFrame({**columns, "rank": rank, "ties": ties})
+    return pd.DataFrame({**columns, "rank": rank, "ties": ties, SIZE: (batch.candidates > 0).sum(1).cpu().numpy()})
 
 
 @contextmanager
@@ -95,7 +103,12 @@ def _evaluation_mode(model: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-CANDIDATE_TEXTS = {"uniform": "uniform", "popularity": "popularity-sampled", "hard": "hard (same category or BM25)"}
+CANDIDATE_TEXTS = {
+    "uniform": "1 positive + 99 uniform negatives, shuffled, the same for every method",
+    "popularity": "1 positive + 99 popularity-sampled negatives, shuffled, the same for every method",
+    "hard": "1 positive + 99 hard (same category or BM25) negatives, shuffled, the same for every method",
+    "full": "full ranking: all items the user has no event with",
+}
 HISTORY_TEXTS = {
     "clean": "histories strictly before the target's time",
     "released": "histories by the released code's rule (leaks the target)",
@@ -116,7 +129,7 @@ def describe_protocol(
     return " · ".join([
         config.dataset + (f" ({', '.join(size)})" if size else ""),
         f"leave-one-out per user and task, {split} targets",
-        f"1 positive + 99 {CANDIDATE_TEXTS[config.candidates]} negatives, shuffled, the same for every method",
+        CANDIDATE_TEXTS[config.candidates],
         HISTORY_TEXTS[config.histories],
         "expected rank under ties",
         f"preset {config.preset}",

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
 from unisr.config import ModelConfig, TrainConfig
-from unisr.data.batches import Batch, SequenceBatch
+from unisr.data.batches import CATALOG_CHUNK, Batch, SequenceBatch
 from unisr.data.corpus import Corpus
 from unisr.data.schema import TASKS
 from unisr.registry import Card
@@ -65,6 +66,16 @@ class Scorer(nn.Module):
     def score(self, batch: Batch) -> Tensor:
         """[B, C] fp32 logits, higher is better; each depends on its own candidate and row only."""
         raise NotImplementedError
+
+    def score_catalog(self, batch: Batch) -> Tensor:
+        """[B, V] scores of all items 1 … V as `score` gives them; `batch.candidates` are not read.
+
+        Scored `CATALOG_CHUNK` at a time, so that memory does not grow with V beyond the result. Methods whose score is
+        a dot product override this with one matrix product.
+        """
+        items = torch.arange(1, self.corpus.n_items + 1, device=batch.user.device)
+        chunks = [part.expand(len(batch), -1) for part in items.split(CATALOG_CHUNK)]
+        return torch.cat([self.score(replace(batch, candidates=chunk)) for chunk in chunks], dim=1)
 
     def export(self) -> dict[str, Tensor]:
         """Tables other methods may read (see `Card.requires`); none by default."""

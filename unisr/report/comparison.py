@@ -16,12 +16,14 @@ import numpy as np
 import pandas as pd
 
 from unisr.errors import UnisrError, UnknownNameError
-from unisr.evaluation.metrics import METRICS
-from unisr.evaluation.protocol import describe_protocol
+from unisr.evaluation.metrics import METRICS, chance
+from unisr.evaluation.protocol import SIZE, describe_protocol
 from unisr.evaluation.statistics import TESTS, average_seeds, bootstrap_interval, holm
 from unisr.report.store import Run
 
 CORRECTIONS = ("holm", "none")
+N_SAMPLED = 100
+"""Candidates where a run does not say how many."""
 
 
 class TableError(UnisrError):
@@ -67,7 +69,8 @@ def comparison(
         columns task, method, metric, value (mean over queries), low, high, seeds (number), n (queries), against
         (label compared with, empty for none), difference (of means), p, p_adjusted, best, second, significant
         (p_adjusted < alpha, in either direction). The best and the second are compared with each other: one comparison,
-        counted once in the correction. `attrs`: `protocol`, the table's headline; `star`, `interval`: their meaning.
+        counted once in the correction. `attrs`: `protocol`, the table's headline; `star`, `interval`: their meaning;
+        `chance`: what a random order reaches.
 
     Raises:
         TableError: no run has the task, protocols or queries differ, or runs of one label differ in more than the seed.
@@ -87,12 +90,14 @@ def comparison(
     comparisons = _correct(tidy, correction)
     tidy["significant"] = tidy["p_adjusted"] < alpha
     tidy.insert(0, "task", task)
+    by_chance = _chance(rows[0].runs[0], task)
     against = f"the row of {reference}" if reference else "the best other row"
     tidy.attrs = {
         "protocol": protocol_line([run for row in rows for run in row.runs]),
         "star": f"* higher than {against}, p < {alpha:g} (two-sided {test} test over {len(rows[0].values):,} queries; "
         f"correction: {correction}, {comparisons} comparisons)",
         "interval": f"intervals: {level:.0%}, bootstrap over queries",
+        "chance": f"chance: {', '.join(f'{metric} {by_chance[metric]:.4f}' for metric in metrics)}",
     }
     return tidy.drop(columns="counted")
 
@@ -165,6 +170,12 @@ def _one_config(name: str, group: list[Run]) -> None:
     seeds = [run.config.seed for run in group]
     if len(set(seeds)) < len(seeds):
         raise TableError(f"row {name!r}: a run is given twice (seeds {sorted(seeds)})")
+
+
+def _chance(run: Run, task: str) -> dict[str, float]:
+    """What a random order of the candidates reaches."""
+    table = run.per_query[run.per_query["task"] == task]
+    return chance(table[SIZE] if SIZE in table else np.full(len(table), N_SAMPLED))
 
 
 def _means(rows: list[Row], level: float) -> pd.DataFrame:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import platform
 import subprocess
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 
 if TYPE_CHECKING:
-    from unisr.data.candidates import Candidates
+    from unisr.data.candidates import Candidates, Catalog
     from unisr.data.schema import Dataset
 
 PACKAGES = (
@@ -42,25 +41,17 @@ class Environment:
     """Revision of the source checkout, with "+" if it had changes; empty outside a checkout."""
 
     @classmethod
-    def capture(cls, *, device: torch.device | str, dataset: Dataset, candidates: Candidates) -> Environment:
+    def capture(cls, *, device: torch.device | str, dataset: Dataset, candidates: Candidates | Catalog) -> Environment:
         """This process's environment, for a run on `device` with these data."""
         from unisr.data import dataset_hash, describe
 
         device = torch.device(device)
         name = f"{device} ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else str(device)
         return cls(
-            device=name, dataset_hash=dataset_hash(dataset), candidates_hash=_candidates_hash(candidates),
+            device=name, dataset_hash=dataset_hash(dataset), candidates_hash=candidates.digest(),
             counts=describe(dataset), packages=_versions(), python=platform.python_version(),
             platform=platform.platform(), cpu=_cpu(), threads=torch.get_num_threads(), commit=_commit(),
         )
-
-
-def _candidates_hash(candidates: Candidates) -> str:
-    """64 hexadecimal digits over event rows, items and positive columns."""
-    digest = hashlib.sha256()
-    for values in (candidates.rows, candidates.items, candidates.positive):
-        digest.update(f"\x1e{values.shape}\x1e".encode() + values.astype("<i8").tobytes())
-    return digest.hexdigest()
 
 
 def _versions() -> dict[str, str]:

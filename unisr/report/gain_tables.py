@@ -24,7 +24,7 @@ def cutoffs(runs: Sequence[Run], task: str, k: int) -> str:
     frame = gains.at_cutoff(runs, task, k)
     metric, kind = frame.columns[1], runs[0].config.candidates
     drawn = _drawings(frame[metric], frame["low"], frame["high"])
-    caption = f"{TASK_TITLES[task].capitalize()}, {kind} candidates, the first {k} of 100"
+    caption = f"{TASK_TITLES[task].capitalize()}, {kind} candidates, the first {k}"
     return _table(frame.drop(columns=["low", "high"]), drawn, caption=caption, heading=f"{metric}, 95 % interval")
 
 

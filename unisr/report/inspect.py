@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from unisr.data.batches import Batch
-from unisr.data.candidates import Candidates
+from unisr.data.candidates import Candidates, Catalog
 from unisr.data.histories import Histories
 from unisr.data.loaders import Gather
 from unisr.data.schema import TASK_TITLES, TASKS, Dataset, Split, Task
@@ -70,7 +70,9 @@ class RankView:
 class Inspector:
     """Views of any user's test targets by one scorer, with the candidates every method is ranked on."""
 
-    def __init__(self, scorer: Scorer, dataset: Dataset, candidates: Candidates, histories: Histories) -> None:
+    def __init__(
+        self, scorer: Scorer, dataset: Dataset, candidates: Candidates | Catalog, histories: Histories
+    ) -> None:
         self.scorer, self.dataset, self.histories = scorer, dataset, histories
         self._targets = {task: candidates.of(Split.TEST, task) for task in scorer.card.tasks}
         self._gather = Gather(dataset)
@@ -130,7 +132,10 @@ class Inspector:
         if not len(place):
             raise ConfigError(f"user {user} has no {TASK_TITLES[task]} target; users with one: {self.users(task)[:5]}…")
         window = self.histories.window(rows[place], *self.scorer.history_length)
-        return self._gather.batch(rows[place], window, items[place], None), positive[place]
+        own = items[place]
+        candidates = own[0] > 0
+        column = candidates.cumsum()[positive[place]] - 1
+        return self._gather.batch(rows[place], window, own[:, candidates], None), column
 
     def _history(self, batch: Batch, weights: dict[str, Tensor]) -> pd.DataFrame:
         valid = (batch.items[0] > 0).numpy()

@@ -5,7 +5,7 @@
         environment.json   `Environment`
         metrics.json       means per task, and `Cost`
         losses.parquet     one row per epoch
-        per_query.parquet  task, user, event, query, rank, ties: the primary artefact, everything else follows from it
+        per_query.parquet  task, user, event, query, rank, ties, candidates: the artefact that all else follows from
         model.safetensors  trained weights (not of methods without any, and not in the repository)
 
 `save` writes the folder with `whole_folder`, so the last complete writer wins and files of two writers never mix.
@@ -35,7 +35,7 @@ from unisr import registry
 from unisr.config import PROTOCOL_VERSION, RunConfig
 from unisr.errors import StoreError, UnisrError
 from unisr.evaluation.metrics import per_query_metrics, summary
-from unisr.evaluation.protocol import COLUMNS
+from unisr.evaluation.protocol import COLUMNS, SIZE
 from unisr.paths import results_dir
 from unisr.report.environment import Environment
 from unisr.report.folders import whole_folder
@@ -243,7 +243,8 @@ def save(
         _write_json(draft / "config.json", versions | {"config": config.model_dump(mode="json")})
         _write_json(draft / "environment.json", asdict(environment))
         _write_json(draft / "metrics.json", {"metrics": summary(per_query)} | cost.model_dump())
-        per_query[list(COLUMNS)].to_parquet(draft / "per_query.parquet", index=False, write_page_checksum=True)
+        kept = per_query[[column for column in per_query if column in (*COLUMNS, SIZE)]]
+        kept.to_parquet(draft / "per_query.parquet", index=False, write_page_checksum=True)
         losses.to_parquet(draft / "losses.parquet", index=False, write_page_checksum=True)
         if model is not None:
             save_model(model, str(draft / WEIGHTS))

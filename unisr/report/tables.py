@@ -101,8 +101,9 @@ def legend(tidy: pd.DataFrame) -> str:
     """Task, protocol and what the marks mean, in two sentences."""
     task = TASK_TITLES[tidy["task"].iloc[0]]
     protocol, star, interval = (tidy.attrs.get(key, "") for key in ("protocol", "star", "interval"))
+    chance = f" · {tidy.attrs['chance']}" if "chance" in tidy.attrs else ""
     n = int(tidy["n"].iloc[0])
-    return f"{task.capitalize()}, {n:,} queries · {protocol}. Best bold, second underlined; {star}; {interval}."
+    return f"{task.capitalize()}, {n:,} queries · {protocol}{chance}. Best bold, second underlined; {star}; {interval}."
 
 
 def _marks(tidy: pd.DataFrame, shape: pd.DataFrame) -> pd.DataFrame:

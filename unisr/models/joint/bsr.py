@@ -128,6 +128,12 @@ class BSR(Scorer):
             scores = scores.index_copy(0, rows, part)
         return scores
 
+    def score_catalog(self, batch: Batch) -> Tensor:
+        scores = self.bias.new_zeros(len(batch), self.corpus.n_items)
+        for name, rows in self._rows(batch):
+            scores = scores.index_copy(0, rows, self.catalog_logits(self.states(batch.select(rows), name)))
+        return scores
+
     def _rows(self, batch: Batch) -> list[tuple[str, Tensor]]:
         """The tasks that the batch has and their rows."""
         found = [(name, (batch.task == int(task)).nonzero().squeeze(1)) for name, task in TASKS.items()]

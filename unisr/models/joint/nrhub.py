@@ -127,6 +127,12 @@ class NRHUB(Scorer):
         return {"rec": F.cross_entropy(self.score(batch), batch.labels)}
 
     def score(self, batch: Batch) -> Tensor:
+        return (self.items(batch.candidates) @ self.state(batch).unsqueeze(-1)).squeeze(-1).float()
+
+    def score_catalog(self, batch: Batch) -> Tensor:
+        return (self.state(batch) @ self.items.weight[1:].T).float()
+
+    def state(self, batch: Batch) -> Tensor:
+        """The user's vector from all views, `[B, d]`; one learned vector for users without any."""
         vectors, some = self.views(batch)
-        user = torch.where(some.any(1, keepdim=True), self.across(vectors, some), self.newcomer)
-        return (self.items(batch.candidates) @ user.unsqueeze(-1)).squeeze(-1).float()
+        return torch.where(some.any(1, keepdim=True), self.across(vectors, some), self.newcomer)

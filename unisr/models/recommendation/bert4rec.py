@@ -105,10 +105,17 @@ class BERT4Rec(Scorer):
         return {"rec": F.cross_entropy(logits, labels[labels > 0] - 1)}
 
     def score(self, batch: Batch) -> Tensor:
+        state = self.state(batch).unsqueeze(-1)
+        return (self.items(batch.candidates) @ state).squeeze(-1) + self.bias[batch.candidates]
+
+    def score_catalog(self, batch: Batch) -> Tensor:
+        return F.linear(self.state(batch), self.items.weight[1:-1], self.bias[1:])
+
+    def state(self, batch: Batch) -> Tensor:
+        """The state of a [MASK] after the history, `[B, d]`."""
         index, valid = last_columns(batch.tasks == int(Task.REC), self.config.history - 1)
         items = F.pad(batch.items.gather(1, index) * valid, (0, 1), value=self.mask_id)
-        state = self.head(self.encode(items, last=True))
-        return (self.items(batch.candidates) @ state.transpose(1, 2)).squeeze(-1) + self.bias[batch.candidates]
+        return self.head(self.encode(items, last=True)).squeeze(1)
 
     def encode(self, items: Tensor, *, last: bool = False) -> Tensor:
         """States of items [B, L <= history] with [MASK] among them, [B, L, d], or of the `last` column, [B, 1, d]."""

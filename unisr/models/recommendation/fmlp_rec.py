@@ -123,3 +123,6 @@ class FMLPRec(Scorer):
 
     def score(self, batch: Batch) -> Tensor:
         return (self.items(batch.candidates) @ self.state(batch).unsqueeze(-1)).squeeze(-1)
+
+    def score_catalog(self, batch: Batch) -> Tensor:
+        return self.state(batch) @ self.items.weight[1:].T

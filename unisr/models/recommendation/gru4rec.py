@@ -92,6 +92,9 @@ class GRU4Rec(NextItem):
     def score(self, batch: Batch) -> Tensor:
         return super().score(batch) + self.bias[batch.candidates]
 
+    def score_catalog(self, batch: Batch) -> Tensor:
+        return super().score_catalog(batch) + self.bias[1:]
+
     def _bpr_max(self, states: Tensor, targets: Tensor) -> Tensor:
         """-log sum_j w_j sigmoid(s_+ - s_j) + lambda sum_j w_j s_j^2, w = softmax_j(s_j); the mean of states [n, d]."""
         # From torch's own generator, as dropout: the training loop keys, stores and restores it.

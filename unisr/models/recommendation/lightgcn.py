@@ -91,6 +91,10 @@ class LightGCN(Scorer):
     def score(self, batch: Batch) -> Tensor:
         return self._dot(self._propagated(), batch)
 
+    def score_catalog(self, batch: Batch) -> Tensor:
+        vectors = self._propagated()
+        return vectors[batch.user] @ vectors[self.first_item + 1 :].T
+
     def export(self) -> dict[str, Tensor]:
         """Item vectors `[V + 1, width]` after and before propagation, user vectors `[U + 1, width]` after it.
 

@@ -57,6 +57,11 @@ class NextItem(Scorer):
             return self.items.weight.new_zeros(batch.candidates.shape)
         return (self.items(batch.candidates) @ self.states(batch, last=True).transpose(1, 2)).squeeze(-1)
 
+    def score_catalog(self, batch: Batch) -> Tensor:
+        if batch.items.shape[1] == 0:
+            return self.items.weight.new_zeros(len(batch), self.corpus.n_items)
+        return self.states(batch, last=True).squeeze(1) @ self.items.weight[1:].T
+
     def _bce(self, states: Tensor, targets: Tensor, seen: Tensor) -> Tensor:
         """BCE of states [n, d] on targets [n] and one uniform item each; draws within seen [n, L] are left out."""
         # From torch's own generator, as dropout: the training loop keys, stores and restores it.

@@ -62,6 +62,9 @@ class ProductSearch(Scorer):
     def score(self, batch: Batch) -> Tensor:
         return self.ranked(batch)[0]
 
+    def score_catalog(self, batch: Batch) -> Tensor:
+        return F.linear(self.state(batch), self.items.weight[1:], self.bias[1:])
+
     def ranked(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Scores [B, C] and states [B, d]."""
         candidates, state = self.items(batch.candidates), self.state(batch)
