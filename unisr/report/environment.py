@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 PACKAGES = (
     "unisr", "torch", "numpy", "pandas", "transformers", "peft", "accelerate", "safetensors", "torch_geometric",
-    "bm25s", "scipy",
+    "bm25s", "scipy", "scikit-learn", "vector-quantize-pytorch",
 )
 
 
