@@ -27,6 +27,7 @@ from unisr.data.corpus import Corpus
 from unisr.data.histories import Histories
 from unisr.data.loaders import Gather, SequenceLoader, TrainLoader
 from unisr.data.schema import TASKS, Dataset, Split, Task
+from unisr.data.text_vectors import text_vectors
 from unisr.models.base import Scorer, Tables, build
 from unisr.random import generator
 from unisr.training.checkpoint import load_trained, trained_state
@@ -61,9 +62,10 @@ class Setting:
 
     @cached_property
     def tables(self) -> Tables:
-        """Tables of the required methods, untrained."""
+        """Text vectors, and tables of the required methods, untrained."""
         required = {name: registry.method(name) for name in self.method.card.requires}
-        return {n: build(m, m.presets["quick"][1], self.corpus, seed=0).export() for n, m in required.items()}
+        tables = {n: build(m, m.presets["quick"][1], self.corpus, seed=0).export() for n, m in required.items()}
+        return tables | {"texts": {"items": torch.from_numpy(text_vectors(self.corpus.item_texts, "lsa"))}}
 
     def build(self, preset: str = "quick", *, seed: int = 0, corpus: Corpus | None = None) -> Scorer:
         """The method with that preset's hyper-parameters, in evaluation mode."""

@@ -46,11 +46,11 @@ def _choices(name: str, values: tuple[str, ...]) -> type[Enum]:
 
 
 PresetName = _choices("PresetName", ("quick", "small", "full", "paper"))
-CandidateName = _choices("CandidateName", ("uniform", "popularity", "hard"))
+CandidateName = _choices("CandidateName", ("uniform", "popularity", "hard", "full"))
 HistoryName = _choices("HistoryName", ("clean", "released"))
 ModeName = _choices("ModeName", ("reuse", "overwrite", "only-cached"))
 DeviceName = _choices("DeviceName", ("cpu", "cuda"))
-BenchName = _choices("BenchName", ("data", "ranking", "layouts"))
+BenchName = _choices("BenchName", ("data", "ranking", "layouts", "decoding"))
 
 Json = Annotated[bool, typer.Option("--json", help="Machine-readable: one JSON value on the last line.")]
 Data = Annotated[str, typer.Option("--data", "-d", help="Dataset (see `unisr datasets`).")]
@@ -180,8 +180,9 @@ def report(
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def bench(context: typer.Context, name: BenchName) -> None:
-    """Measure speed: `data` (histories and candidates, events/s), `ranking` (users/s and rows/s of GenSR's paths) or
-    `layouts` (GenSR joint against packed: quality and rows/s on real data)."""
+    """Measure speed: `data` (histories and candidates, events/s), `ranking` (users/s and rows/s of GenSR's paths),
+    `layouts` (GenSR joint against packed: quality and rows/s on real data) or `decoding` (ids along a trie against
+    transformers' generate, users/s)."""
     # Benchmarks are scripts too and read their own options from the command line.
     sys.argv = [f"unisr bench {name.value}", *context.args]
     importlib.import_module(f"unisr.benchmarks.{name.value}").main()

@@ -15,7 +15,7 @@ from unisr.errors import UnknownNameError
 if TYPE_CHECKING:
     from unisr.models.base import Scorer
 
-Family = Literal["reference", "recommendation", "search", "joint"]
+Family = Literal["reference", "recommendation", "search", "joint", "generative"]
 TaskName = Literal["rec", "src"]
 FAMILIES: tuple[Family, ...] = get_args(Family)
 """Each has a module or package of its name in `unisr.models`."""

@@ -28,6 +28,7 @@ from unisr.data.histories import Histories
 from unisr.data.loaders import EvaluationLoader, SequenceLoader, TrainLoader
 from unisr.data.prepare import load_dataset
 from unisr.data.schema import Dataset, Split
+from unisr.data.text_vectors import text_vectors
 from unisr.errors import ConfigError, StoreError
 from unisr.evaluation import METRICS, evaluate, summary
 from unisr.lock import exclusive
@@ -261,8 +262,10 @@ def build_scorer(config: RunConfig, device: str) -> Scorer:
 
 
 def _tables(config: RunConfig, device: str) -> Tables:
-    """What the required methods export, each from its stored run."""
+    """Text vectors where the method's config names their encoder, and what the methods it requires export."""
     tables: Tables = {}
+    if encoder := getattr(config.model, "text_encoder", None):
+        tables["texts"] = {"items": torch.from_numpy(text_vectors(prepare_inputs(config).corpus.item_texts, encoder))}
     for needed in config.required():
         required = load_scorer(with_weights(needed, device=device))
         with torch.no_grad():

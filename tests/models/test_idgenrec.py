@@ -65,7 +65,7 @@ def test_score_is_the_decoder_s_own_log_probability_of_the_id(setting: Setting, 
     scorer = build(IDGenRec, IDGenRecConfig(encoder=encoder), setting.corpus, seed=0).eval()
     batch = setting.batch(scorer, rows=setting.targets()[:2], candidates=20)
     found = scorer.score(batch)
-    states, columns = scorer.encode(batch.items * (batch.tasks == 1))
+    states, columns = scorer.encode(batch.user, batch.items * (batch.tasks == 1))
     for row in range(2):
         kept = columns[row] < batch.items.shape[1]
         for column in (0, 7, 19):
@@ -84,7 +84,7 @@ def test_ranking_is_that_of_the_probabilities_generated_token_by_token(setting: 
     batch = setting.batch(scorer, rows=setting.targets()[:1])
     everything = torch.arange(1, setting.dataset.n_items + 1)[None]
     found = scorer.score(replace(batch, candidates=everything))[0]
-    states, _ = scorer.encode(batch.items * (batch.tasks == 1))
+    states, _ = scorer.encode(batch.user, batch.items * (batch.tasks == 1))
 
     @cache
     def following(*tokens: int) -> torch.Tensor:
@@ -110,7 +110,8 @@ def test_mean_divides_by_the_length_of_the_id(setting: Setting) -> None:
 def test_causal_training_sees_no_later_event(setting: Setting) -> None:
     scorer = setting.build()
     items = torch.tensor([[3, 4, 5, 6]])
-    states, columns = scorer.encode(items)
-    other, _ = scorer.encode(torch.tensor([[3, 4, 9, 6]]))
+    user = torch.tensor([1])
+    states, columns = scorer.encode(user, items)
+    other, _ = scorer.encode(user, torch.tensor([[3, 4, 9, 6]]))
     early = columns[0] < 2
     torch.testing.assert_close(states[0, early], other[0, : states.shape[1]][early])

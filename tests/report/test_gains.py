@@ -160,7 +160,7 @@ def test_properties_of_other_data_are_refused(runs: list[Run]) -> None:
 
 def test_tables_draw_every_row_and_escape_nothing_twice(runs: list[Run]) -> None:
     page = gain_tables.cutoffs(runs, "rec", 3)
-    assert page.count("<svg") == 3 and "NDCG@3" in page and "uniform candidates, the first 3 of 100" in page
+    assert page.count("<svg") == 3 and "NDCG@3" in page and "uniform candidates, the first 3" in page
     number = np.arange(400)
     known = pd.DataFrame({"history length [events]": number % 5, "item popularity [training events]": number})
     page = gain_tables.gain(runs, known, "rec", method="SASRec", other="Popularity", metric="MRR")

@@ -14,6 +14,7 @@ import plotly.graph_objects as go
 import plotly.io as pio
 from plotly.subplots import make_subplots
 
+from unisr import registry
 from unisr.data.schema import TASK_TITLES
 
 # A figure in a notebook carries its JSON (compared by nbval) and a small HTML form (kept by nbconvert).
@@ -23,7 +24,7 @@ if "PLOTLY_RENDERER" not in os.environ:
 PALETTE = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F0E442", "#000000")
 """Okabe and Ito (2008): distinguishable with every common form of color blindness."""
 
-FAMILY_COLORS = dict(zip(("reference", "recommendation", "search", "joint"), ("#767676", *PALETTE), strict=False))
+FAMILY_COLORS = dict(zip(registry.FAMILIES, ("#767676", *PALETTE), strict=False))
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif"
 
 TEMPLATE = go.layout.Template(
@@ -115,6 +116,24 @@ def differences(frame: pd.DataFrame, metric: str, *, title: str) -> go.Figure:
     _focus(plot, frame)
     plot.update_layout(template=TEMPLATE, title=title, height=190 + 24 * len(frame), **LEGEND_BELOW)
     plot.update_layout(margin_t=80)
+    return plot
+
+
+def agreement(frame: pd.DataFrame, *, title: str, x: str, y: str) -> go.Figure:
+    """A point per method with its name: `sampled` across, `full` upwards.
+
+    Args:
+        frame: from `unisr.report.sampled.agreement`.
+    """
+    plot = figure(title, x, y, height=520)
+    for family, color in FAMILY_COLORS.items():
+        rows = frame[frame["family"] == family]
+        if len(rows):
+            plot.add_scatter(x=rows["sampled"].tolist(), y=rows["full"].tolist(), text=rows["method"].tolist(),
+                             mode="markers+text", textposition="top center", textfont={"size": 10}, name=family,
+                             marker={"color": color, "size": 9},
+                             hovertemplate="%{text}: %{x:.4f} sampled, %{y:.4f} full<extra></extra>")  # fmt: skip
+    plot.update_layout(**LEGEND_BELOW)
     return plot
 
 

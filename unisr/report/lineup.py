@@ -21,6 +21,8 @@ FAST = {
     "src": ("Popularity", "Lexical", "Lexical+Popularity", "TEM", "UniSAR"),
 }
 """Methods that a notebook trains by itself at the quick preset: some seconds each."""
+FAST_FULL = "Popularity,LightGCN,SASRec,TIGER,Lexical,TEM,BSR"
+"""The same for notebook 04, with methods that write items."""
 
 
 @dataclass(frozen=True)

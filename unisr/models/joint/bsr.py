@@ -5,14 +5,15 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
 from unisr.config import ModelConfig, TrainConfig
 from unisr.data.batches import Batch
 from unisr.data.corpus import Corpus
 from unisr.data.schema import TASKS, Task
 from unisr.models.backbone import Backbone, BackboneConfig
-from unisr.models.base import Scorer, Tables
+from unisr.models.base import Tables
+from unisr.models.item_tokens import ItemTokens
 from unisr.models.tokenizer import token_table
 from unisr.registry import Card, register
 
@@ -34,12 +35,10 @@ class BSRConfig(ModelConfig):
 
 
 @register
-class BSR(Scorer):
-    """s_c = e_c · h / (sqrt(d) σ) + b_c, h the state of the first answer position (Penha et al.).
+class BSR(ItemTokens):
+    """A softmax over one token per item after the tokens of the history, or the query's words, and a prompt.
 
-    The model reads the atomic item tokens of the history and a prompt, or the query's words and a prompt. One table
-    holds the item tokens of input and output; σ is the spread of the backbone's own token vectors, so that logits
-    start at the same scale whatever the backbone.
+    One table holds the item tokens of input and output (Penha et al.).
     """
 
     card = Card(
@@ -71,18 +70,7 @@ class BSR(Scorer):
             tokens, mask = token_table(tokenizer, lines, limit=config.query_tokens)
             self.register_buffer(f"{name}_tokens", tokens, persistent=False)
             self.register_buffer(f"{name}_mask", mask, persistent=False)
-        known = self.backbone.embedding.weight.detach()
-        self.items = nn.Embedding(corpus.n_items + 1, self.backbone.width, padding_idx=0)
-        self.register_buffer("spread", known.std(0).mean())
-        with torch.no_grad():
-            noise = config.noise * self.spread * torch.randn(self.items.weight.shape)
-            self.items.weight.copy_(known.mean(0) + noise)
-            self.items.weight[0].zero_()
-        self.bias = nn.Parameter(torch.zeros(corpus.n_items + 1))
-        head = self.backbone.model.get_output_embeddings()
-        if head.weight is not self.backbone.embedding.weight:
-            # Words are never answers: an untied head has nothing to learn.
-            head.requires_grad_(False)
+        self.add_item_tokens(noise=config.noise)
 
     @property
     def history_length(self) -> tuple[int, int]:
@@ -99,16 +87,6 @@ class BSR(Scorer):
             seen = self.query_mask[batch.query]
             read = self.backbone.embedding(self.query_tokens[batch.query])
         return self.backbone.answers(torch.cat([read, prompt], 1), torch.cat([seen, mask.expand(len(batch), -1)], 1))
-
-    def logits(self, states: Tensor, items: Tensor) -> Tensor:
-        """fp32 logits of items [B, C] under states [B, d], `[B, C]`."""
-        scale = self.backbone.width**-0.5 / self.spread
-        return (self.items(items) @ states.unsqueeze(-1)).squeeze(-1).float() * scale + self.bias[items]
-
-    def catalog_logits(self, states: Tensor) -> Tensor:
-        """fp32 logits of all items 1…V under states [B, d], `[B, V]`."""
-        scale = self.backbone.width**-0.5 / self.spread
-        return (states @ self.items.weight[1:].T).float() * scale + self.bias[1:]
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """`rec`, `src` (weighted): -log softmax of the positive over the catalog, the mean over the task's rows."""

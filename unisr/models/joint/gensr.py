@@ -25,9 +25,9 @@ from unisr.models.dual_view import (
 )
 from unisr.models.layers import SequenceEncoder
 from unisr.models.pooling import masked_mean
-from unisr.models.prompts import WORDINGS, Wording, prompt_texts
+from unisr.models.prompts import WORDINGS, Segments, Wording, prompt_texts
 from unisr.models.tokenizer import token_table
-from unisr.registry import Card, register
+from unisr.registry import Card, TaskName, register
 
 Part = tuple[Tensor, Tensor]
 """Embeddings [B, T, d] and their validity mask [B, T]."""
@@ -115,7 +115,7 @@ class GenSR(Scorer):
 
     def __init__(self, config: GenSRConfig, corpus: Corpus, *, tables: Tables | None = None) -> None:
         super().__init__(config, corpus, tables=tables)
-        texts = [*corpus.item_texts, *corpus.query_texts, *prompt_texts()]
+        texts = [*corpus.item_texts, *corpus.query_texts, *self.prompt_texts()]
         self.backbone = Backbone(config.backbone, texts)
         if config.layout == "packed" and not self.backbone.can_pack:
             raise ConfigError(
@@ -126,7 +126,7 @@ class GenSR(Scorer):
 
     def _add_tokens(self, config: GenSRConfig, corpus: Corpus) -> None:
         tokenizer = self.backbone.tokenizer
-        segments = WORDINGS[config.wording]
+        segments = self.wording()
         tables = {
             "item": token_table(tokenizer, corpus.item_texts, limit=config.item_tokens),
             "query": token_table(tokenizer, corpus.query_texts, limit=config.item_tokens),
@@ -171,6 +171,14 @@ class GenSR(Scorer):
             width, heads=config.encoder_heads, layers=config.encoder_layers, dropout=config.dropout, norm="post",
             length=length if config.positions else None,
         )  # fmt: skip
+
+    def wording(self) -> dict[TaskName, Segments]:
+        """The text segments of the prompt of each task."""
+        return WORDINGS[self.config.wording]
+
+    def prompt_texts(self) -> list[str]:
+        """What a tokenizer built here must know beside the catalogue: all wordings, so that they share one."""
+        return prompt_texts()
 
     @property
     def history_length(self) -> tuple[int, int]:
@@ -274,7 +282,7 @@ class GenSR(Scorer):
         prefix = [self._query(batch), text[0], histories[0], text[1], histories[1], text[2], text[3], end]
         cue = text[4][0][:, None, -1:].expand(-1, slots[0].shape[1], -1, -1)
         own = slots[2:] if self.config.slots == "sequence" else slots
-        return *_join(prefix), torch.cat([torch.stack(own, dim=2), cue], dim=2)
+        return *join_parts(prefix), torch.cat([torch.stack(own, dim=2), cue], dim=2)
 
     def _joint(self, batch: Batch, encoded: Encoded, mask: Tensor, slots: list[Tensor]) -> Part:
         """One prompt per candidate: shared parts are repeated, slots differ."""
@@ -292,7 +300,7 @@ class GenSR(Scorer):
         if self.config.slots != "sequence":
             histories = [[*h, slot(filtered)] for h, filtered in zip(histories, slots[:2], strict=True)]
         parts = [shared(self._query(batch)), text[0], *histories[0], text[1], *histories[1]]
-        return _join([*parts, text[2], slot(slots[2]), text[3], slot(slots[3]), text[4]])
+        return join_parts([*parts, text[2], slot(slots[2]), text[3], slot(slots[3]), text[4]])
 
     def _sequences(self, encoded: Encoded, mask: Tensor) -> list[Part]:
         """The sequences C_u (projected) and S_u that stand in the history slots; empty where the config has none."""
@@ -310,7 +318,7 @@ class GenSR(Scorer):
         return self.backbone.embedding(self.query_tokens[rows]), self.query_mask[rows]
 
 
-def _join(parts: list[Part]) -> Part:
+def join_parts(parts: list[Part]) -> Part:
     return torch.cat([x for x, _ in parts], dim=1), torch.cat([m for _, m in parts], dim=1)
 
 
