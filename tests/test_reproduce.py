@@ -11,12 +11,14 @@ from unisr.data.candidates import KINDS
 from unisr.errors import UnknownNameError
 from unisr.report import notebooks, store
 from unisr.reproduce import plan, reproduce
+from unisr.variants import VARIANTS
 
 
 def test_plan_has_every_method_and_puts_requirements_first() -> None:
     jobs = plan("quick", dataset="synthetic", seeds=2)
     names = [job.name for job in jobs]
-    assert len(set(names)) == len(jobs) == 2 * len(registry.methods())
+    planned = len(registry.methods()) + sum(len(changes) for changes in VARIANTS.values())
+    assert len(set(names)) == len(jobs) == 2 * planned
     for job in jobs:
         assert all(names.index(needed) < names.index(job.name) for needed in job.needs)
     family = [registry.method(job.payload.method).card.family for job in jobs[: len(jobs) // 2]]

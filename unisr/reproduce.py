@@ -16,6 +16,7 @@ from unisr.errors import StoreError
 from unisr.jobs import Job, Outcome, clock, run_jobs, timed
 from unisr.report import notebooks, store
 from unisr.report.publish import report
+from unisr.variants import VARIANTS, variants
 
 __all__ = ["Summary", "plan", "report", "reproduce"]
 
@@ -49,7 +50,7 @@ def reproduce(
     methods: Sequence[str] | None = None,
     runs_only: bool = False,
 ) -> Summary:
-    """Runs of all methods (or `methods`) with seeds 0 … `seeds` - 1, the notebooks in order, the report.
+    """Runs of all methods (or `methods`) and their variants with seeds 0 … `seeds` - 1, the notebooks, the report.
 
     Args:
         only: numbers or names of notebooks; None executes all.
@@ -79,7 +80,8 @@ def reproduce(
 
 
 def plan(preset: Preset, *, dataset: str, seeds: int = 1, methods: Sequence[str] | None = None) -> list[Job]:
-    """One job per method and seed: sanity rows, then methods others read from, then their readers, then the rest.
+    """One job per method and seed: sanity rows, then methods others read from, then their readers, then the rest; a
+    method's variants (`unisr.variants`) follow it.
 
     What a named method requires is planned too. Without `methods`, those that have the preset are taken.
     """
@@ -93,11 +95,18 @@ def plan(preset: Preset, *, dataset: str, seeds: int = 1, methods: Sequence[str]
         card = known[name].card
         return 0 if card.family == "reference" else 1 if name in read else 2 if card.requires else 3
 
-    def job(method: str, seed: int) -> Job:
-        config = RunConfig(method=method, dataset=dataset, preset=preset, seed=seed)
-        return Job(_name(method, seed), config, tuple(_name(r, seed) for r in known[method].card.requires))
+    def jobs(method: str, seed: int) -> list[Job]:
+        configs = {method: RunConfig(method=method, dataset=dataset, preset=preset, seed=seed)}
+        if method in VARIANTS:
+            configs = variants(method, preset=preset, dataset=dataset, seed=seed)
+        needs = tuple(_name(r, seed) for r in known[method].card.requires)
+        return [
+            Job(_name(label if label == method else f"{method}, {label},", seed), config, needs)
+            for label, config in configs.items()
+        ]
 
-    return [job(method, seed) for seed in range(seeds) for method in sorted(wanted, key=place)]
+    ordered = sorted(wanted, key=place)
+    return [job for seed in range(seeds) for method in ordered for job in jobs(method, seed)]
 
 
 def run_one(config: RunConfig) -> str:

@@ -171,6 +171,24 @@ def test_malformed_office_rows_are_named(tmp_path: Path, history: str, item: str
         office.build(folder, 0)
 
 
+def published(folder: Path, ids: dict[str, object]) -> np.ndarray:
+    with gzip.open(folder / office.IDS, "wt", encoding="utf-8") as file:
+        json.dump(ids, file)
+    return office.published_codes(folder)
+
+
+def test_published_ids_are_read_in_the_order_of_items(tmp_path: Path) -> None:
+    folder = office_folder(tmp_path, [row("A", "[2, 0]", "1")], [row("A", "[2, 0, 1]", "3")])
+    codes = published(folder, {"1": ["<a_7>", "<b_0>", "<c_3>"], "0": ["<a_1>", "<b_2>", "<c_3>"]})
+    assert codes.tolist() == [[-1, -1, -1], [1, 2, 3], [7, 0, 3]]
+    for wrong in (["<a_1>", "<b_2>"], ["<b_1>", "<a_2>", "<c_3>"], 5, None):
+        with pytest.raises(DataError, match="item 0 has the id"):
+            published(folder, {"0": wrong})
+    (folder / office.IDS).write_bytes(b"no gzip")
+    with pytest.raises(DataError, match="get the file again"):
+        office.published_codes(folder)
+
+
 def test_office_queries_drop_stop_words_digits_and_repetitions() -> None:
     assert office.query_of("Avery Big Tab Big Dividers for 5 Tabs (23076)", "Avery") == "avery big tab dividers"
     assert office.query_of("The Pen of 2017", "") == "pen"

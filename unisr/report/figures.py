@@ -137,6 +137,30 @@ def agreement(frame: pd.DataFrame, *, title: str, x: str, y: str) -> go.Figure:
     return plot
 
 
+def trade_off(frame: pd.DataFrame, metric: str, *, title: str) -> go.Figure:
+    """Recommendation across, search upwards: a point per method of both tasks, a line per method of one.
+
+    Args:
+        frame: columns method, family, rec and src (means; NaN where a method does not do the task).
+    """
+    plot = figure(title, f"{metric} of recommendation [0–1]", f"{metric} of search [0–1]", height=520)
+    for family, color in FAMILY_COLORS.items():
+        rows = frame[(frame["family"] == family) & frame["rec"].notna() & frame["src"].notna()]
+        if len(rows):
+            plot.add_scatter(x=rows["rec"].tolist(), y=rows["src"].tolist(), text=rows["method"].tolist(), name=family,
+                             mode="markers+text", textposition="top center", marker={"color": color, "size": 10},
+                             hovertemplate="%{text}: %{x:.4f}, %{y:.4f}<extra></extra>")  # fmt: skip
+    for row in frame.itertuples():
+        line = {"line": {"color": "#999", "dash": "dot", "width": 1}, "annotation_font_size": 10}
+        if np.isnan(row.src):
+            plot.add_vline(x=row.rec, annotation_text=row.method, annotation_textangle=-90,
+                           annotation_position="bottom right", **line)  # fmt: skip
+        elif np.isnan(row.rec):
+            plot.add_hline(y=row.src, annotation_text=row.method, annotation_position="bottom left", **line)
+    plot.update_layout(**LEGEND_BELOW)
+    return plot
+
+
 def _focus(plot: go.Figure, frame: pd.DataFrame) -> None:
     """Limit the panel of differences to the range of the methods that are not references."""
     shown = frame[frame["family"] != "reference"]

@@ -15,6 +15,7 @@ from unisr.report.groups import has_preset_settings
 from unisr.report.sections import PAPER_TABLES
 from unisr.report.store import Run
 from unisr.report.tables import paper_numbers
+from unisr.variants import VARIANTS, label
 
 FAST = {
     "rec": ("Popularity", "LightGCN", "SASRec", "UniSAR"),
@@ -98,6 +99,24 @@ def stored(dataset: str, preset: str, tasks: Sequence[str], methods: str = "") -
     there = {run.config.method for run in runs[KINDS[0]]}
     missing = [name for name in place if name not in there and preset in known[name].presets]
     return Lineup(dataset, preset, {kind: found for kind, found in runs.items() if found}, missing)
+
+
+def stored_variants(dataset: str, preset: str, method: str) -> dict[str, list[Run]]:
+    """Kind of candidates -> stored runs of a method and of its variants; label them with `unisr.variants.label`.
+
+    Raises:
+        UnknownNameError: no such method.
+        StoreError: there is none; the message says how to make them.
+    """
+    name = registry.method(method).card.name
+    own = [r for r in store.runs(dataset, preset, name) if has_preset_settings(r) or label(r.config) != name]
+    if not own:
+        command = _command(dataset, preset, [name])
+        raise StoreError(f"no stored run of {name} on {dataset}, preset {preset}; make them with `{command}`")
+    order = [name, *VARIANTS.get(name, {})]
+    own.sort(key=lambda run: (order.index(label(run.config)), run.config.seed))
+    runs = {kind: [run for run in own if run.config.candidates == kind] for kind in KINDS}
+    return {kind: found for kind, found in runs.items() if found}
 
 
 def _command(dataset: str, preset: str, methods: Sequence[str] = ()) -> str:

@@ -23,6 +23,8 @@ from unisr.errors import DataError
 
 ENVIRONMENT = "UNISR_OFFICE"
 ITEMS, VALID, TEST = (f"Office_Products.{f}" for f in ("item.json.gz", "valid.csv.gz", "test.csv.gz"))
+IDS = "Office_Products.index.json.gz"
+"""Semantic ids of the items, which the compilers of the files publish; the dataset does not need them."""
 HISTORY = 10
 """The files keep at most this many items of a history."""
 TITLE_WORDS = 3
@@ -112,6 +114,32 @@ def _whole_numbers(text: str, path: Path, line: int) -> list[int]:
     except (ValueError, SyntaxError, MemoryError, RecursionError):
         pass
     raise DataError(f"{path}, line {line}: {text[:80]!r} is not a list of item numbers; get the file again")
+
+
+def published_codes(folder: Path | None = None) -> np.ndarray:
+    """The published semantic id of every item, `[V + 1, 3]` int64, row 0 all -1; rows as in the dataset.
+
+    Args:
+        folder: as in `fetch`.
+
+    Raises:
+        DataError: the folder or its file of ids is missing, or an id is not like `["<a_60>", "<b_159>", "<c_203>"]`.
+    """
+    path = fetch(folder) / IDS
+    try:
+        with gzip.open(path, "rt", encoding="utf-8") as file:
+            entries = json.load(file)
+    except (ValueError, OSError, EOFError) as reason:
+        raise DataError(f"{path}: {reason}; get the file again") from None
+    codes = np.full((len(entries) + 1, 3), -1, dtype=np.int64)
+    for number in range(len(entries)):
+        tokens = entries.get(str(number)) if isinstance(entries, dict) else None
+        text = " ".join(map(str, tokens)) if isinstance(tokens, list) else ""
+        found = re.fullmatch(r"<a_(\d+)> <b_(\d+)> <c_(\d+)>", text)
+        if not found:
+            raise DataError(f"{path}: item {number} has the id {tokens!r}, not three codes; get the file again")
+        codes[number + 1] = [int(code) for code in found.groups()]
+    return codes
 
 
 def _items(path: Path) -> pd.DataFrame:
