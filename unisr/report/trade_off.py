@@ -14,6 +14,8 @@ from unisr.report.store import Run
 
 BESIDE = ("SASRec", "TEM", "UniSAR", "GenSR", "GenSR-full", "GenSAR")
 """Methods of notebook 12's trade-off: a strong one of each single task, and those of both."""
+FAST = ("SASRec", "TEM", "UniSAR", "GenSAR")
+"""Those that the notebook trains by itself at the quick preset."""
 
 
 def means(runs: Sequence[Run], metric: str) -> pd.DataFrame:
