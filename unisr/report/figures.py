@@ -119,8 +119,14 @@ def differences(frame: pd.DataFrame, metric: str, *, title: str) -> go.Figure:
     return plot
 
 
+SIDES = ("top center", "bottom right", "top left", "bottom center", "middle right", "middle left")
+"""Where names of neighbors stand, in turn, so that they overlap less."""
+
+
 def agreement(frame: pd.DataFrame, *, title: str, x: str, y: str) -> go.Figure:
     """A point per method with its name: `sampled` across, `full` upwards.
+
+    The view opens on the methods that are not references; zoom out (double click) to see all.
 
     Args:
         frame: from `unisr.report.sampled.agreement`.
@@ -129,10 +135,16 @@ def agreement(frame: pd.DataFrame, *, title: str, x: str, y: str) -> go.Figure:
     for family, color in FAMILY_COLORS.items():
         rows = frame[frame["family"] == family]
         if len(rows):
+            sides = [SIDES[place % len(SIDES)] for place in rows.index]
             plot.add_scatter(x=rows["sampled"].tolist(), y=rows["full"].tolist(), text=rows["method"].tolist(),
-                             mode="markers+text", textposition="top center", textfont={"size": 10}, name=family,
+                             mode="markers+text", textposition=sides, textfont={"size": 10}, name=family,
                              marker={"color": color, "size": 9},
                              hovertemplate="%{text}: %{x:.4f} sampled, %{y:.4f} full<extra></extra>")  # fmt: skip
+    trained = frame[frame["family"] != "reference"]
+    if len(trained) > 1:
+        for column, update in (("sampled", plot.update_xaxes), ("full", plot.update_yaxes)):
+            low, high = float(trained[column].min()), float(trained[column].max())
+            update(range=[low - 0.1 * (high - low), high + 0.1 * (high - low)])
     plot.update_layout(**LEGEND_BELOW)
     return plot
 

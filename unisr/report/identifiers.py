@@ -70,7 +70,8 @@ def plane(places: np.ndarray, ids: ItemIds, titles: Sequence[str], *, title: str
             text=[texts[row] for row in rows], hovertemplate="%{text}<extra></extra>",
             marker={"size": 6, "color": PALETTE[place] if name != "other codes" else "#cccccc"},
         )  # fmt: skip
-    plot.update_layout(legend={"orientation": "v", "x": 1.02, "xanchor": "left", "y": 1, "yanchor": "top"})
+    beside = {"orientation": "v", "yref": "paper", "x": 1.02, "xanchor": "left", "y": 1, "yanchor": "top"}
+    plot.update_layout(legend=beside)
     return plot
 
 
