@@ -17,15 +17,16 @@ def ids() -> ItemIds:
     return ItemIds(torch.tensor(CODES), (2, 3, 4))
 
 
-def test_boxes_hold_what_their_children_hold(ids: ItemIds) -> None:
-    (boxes,) = identifiers.tree(ids, TITLES, title="t").data
+@pytest.mark.parametrize("levels", [1, 2, 3])
+def test_boxes_hold_what_their_children_hold(ids: ItemIds, levels: int) -> None:
+    (boxes,) = identifiers.tree(ids, TITLES, levels=levels, title="t").data
     size = dict(zip(boxes.ids, boxes.values, strict=True))
     assert len(size) == len(boxes.ids), "ids are unique"
     inner = set(boxes.parents) - {""}
     for parent in inner:
         assert size[parent] == sum(size[i] for i, p in zip(boxes.ids, boxes.parents, strict=True) if p == parent)
-    items = [label for i, label in zip(boxes.ids, boxes.labels, strict=True) if i.startswith("item")]
-    assert sorted(items) == TITLES[1:]
+    leaves = [text for start, text in zip(boxes.ids, boxes.text, strict=True) if start not in inner]
+    assert sorted(title for text in leaves for title in text.split("<br>")) == TITLES[1:]
 
 
 def test_relatives_come_by_length_of_the_common_beginning(ids: ItemIds) -> None:
@@ -42,7 +43,8 @@ def test_the_map_shows_every_item_once(ids: ItemIds) -> None:
     plot = identifiers.plane(places, ids, TITLES, title="t", shown=1)
     assert [trace.name for trace in plot.data] == ["code 0", "other codes"]
     assert sorted(x for trace in plot.data for x in trace.x) == places[:, 0].tolist()
-    assert any("d<br>1 1 2" in text for trace in plot.data for text in trace.text)
+    named = {text: x for trace in plot.data for x, text in zip(trace.x, trace.text, strict=True)}
+    assert named == dict(zip(TITLES[1:], places[:, 0], strict=True))
 
 
 @pytest.mark.slow

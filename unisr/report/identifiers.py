@@ -17,32 +17,29 @@ from unisr.report.figures import PALETTE, TEMPLATE, figure
 from unisr.report.widgets import table
 
 ROOT = "catalog"
+SHOWN = 5
+"""Titles that a box names."""
 
 
-def tree(ids: ItemIds, titles: Sequence[str], *, title: str) -> go.Figure:
-    """The ids as nested boxes, one per beginning of an id, the items innermost; a click opens a box.
+def tree(ids: ItemIds, titles: Sequence[str], *, levels: int, title: str) -> go.Figure:
+    """The first `levels` codes of the ids as nested boxes: a click opens one, the mouse names some of its items.
 
     Args:
         titles: [V + 1] of the items, row 0 is padding.
     """
-    rows = [{"id": ROOT, "parent": "", "label": "all items", "items": ids.n_items}]
-    codes = ids.codes[1:].tolist()
-    counts: dict[tuple[int, ...], int] = {}
-    for row in codes:
-        own = tuple(code for code in row if code >= 0)
-        for length in range(1, len(own) + 1):
-            counts[own[:length]] = counts.get(own[:length], 0) + 1
-    for start, count in counts.items():
-        label = f"code {start[-1]}"
-        rows.append({"id": _key(start), "parent": _key(start[:-1]) or ROOT, "label": label, "items": count})
-    for item, row in enumerate(codes, start=1):
-        own = tuple(code for code in row if code >= 0)
-        rows.append({"id": f"item {item}", "parent": _key(own), "label": titles[item], "items": 1})
-    frame = pd.DataFrame(rows)
+    members: dict[tuple[int, ...], list[int]] = {(): list(range(1, ids.n_items + 1))}
+    for item, row in enumerate(ids.codes[1:, :levels].tolist(), start=1):
+        start = tuple(code for code in row if code >= 0)
+        for length in range(1, len(start) + 1):
+            members.setdefault(start[:length], []).append(item)
+    starts = list(members)
     boxes = go.Treemap(
-        ids=frame["id"].tolist(), parents=frame["parent"].tolist(),
-        labels=frame["label"].tolist(), values=frame["items"].tolist(), branchvalues="total", maxdepth=3,
-        hovertemplate="%{label}: %{value} items<extra></extra>", root={"color": "#eee"}, pathbar={"visible": True},
+        ids=[_key(start) or ROOT for start in starts],
+        parents=[_key(start[:-1]) or ROOT if start else "" for start in starts],
+        labels=[f"code {start[-1]}" if start else "all items" for start in starts],
+        text=[_some([titles[item] for item in members[start]]) if len(start) == levels else "" for start in starts],
+        values=np.array([len(members[start]) for start in starts], dtype=np.int32), branchvalues="total",
+        hovertemplate="%{label}: %{value} items<br>%{text}<extra></extra>", root={"color": "#eee"},
     )  # fmt: skip
     return go.Figure(boxes, layout={"template": TEMPLATE, "title": title, "height": 560, "treemapcolorway": PALETTE})
 
@@ -60,14 +57,14 @@ def plane(places: np.ndarray, ids: ItemIds, titles: Sequence[str], *, title: str
     """Items at places [V, 2], colored by the first code of their id: the `shown` most common codes, then the rest."""
     first = ids.codes[1:, 0].numpy()
     common = pd.Series(first).value_counts().index[:shown].tolist()
-    texts = [f"{titles[item]}<br>{' '.join(map(str, row))}" for item, row in enumerate(ids.codes[1:].tolist(), start=1)]
+    places = places.astype(np.float32)  # arrays, which a notebook stores in a few bytes a number
     plot = figure(title, "first dimension (UMAP, no unit)", "second dimension (UMAP, no unit)", height=560)
     groups = [(f"code {code}", first == code) for code in common] + [("other codes", ~np.isin(first, common))]
     for place, (name, rows) in enumerate(groups):
         rows = np.flatnonzero(rows)
         plot.add_scatter(
-            x=places[rows, 0].tolist(), y=places[rows, 1].tolist(), mode="markers", name=name,
-            text=[texts[row] for row in rows], hovertemplate="%{text}<extra></extra>",
+            x=places[rows, 0], y=places[rows, 1], mode="markers", name=name,
+            text=[titles[row + 1] for row in rows], hovertemplate="%{text}<extra></extra>",
             marker={"size": 6, "color": PALETTE[place] if name != "other codes" else "#cccccc"},
         )  # fmt: skip
     beside = {"orientation": "v", "yref": "paper", "x": 1.02, "xanchor": "left", "y": 1, "yanchor": "top"}
@@ -103,6 +100,10 @@ def published(dataset: str) -> str:
     codes = torch.from_numpy(office.published_codes())
     ids = ItemIds(codes, tuple((codes.max(0).values + 1).tolist()))
     return table(ids.report().drop(columns="error").round(3), caption="published ids (MiniOneRec)")
+
+
+def _some(titles: Sequence[str]) -> str:
+    return "<br>".join([*titles[:SHOWN], *(["…"] if len(titles) > SHOWN else [])])
 
 
 def _key(start: Sequence[int]) -> str:
