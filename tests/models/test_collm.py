@@ -127,7 +127,7 @@ def test_one_stage_is_a_switch(setting: Setting) -> None:
 
 def test_tables_of_another_dataset_are_refused(setting: Setting) -> None:
     tables = {"LightGCN": {k: v[:-1] for k, v in setting.tables["LightGCN"].items()}}
-    with pytest.raises(ConfigError, match="not one dataset"):
+    with pytest.raises(ConfigError, match="not the same dataset"):
         CoLLM(CoLLMConfig(), setting.corpus, tables=tables)
     with pytest.raises(ConfigError, match="unisr.run"):
         CoLLM(CoLLMConfig(), setting.corpus)

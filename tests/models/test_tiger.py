@@ -36,9 +36,9 @@ def test_ids_are_unique_and_every_softmax_is_over_its_level(setting: Setting, ki
     assert len(scorer.id_tokens[1:].unique(dim=0)) == setting.dataset.n_items
     batch = setting.batch(scorer)
     with torch.inference_mode():
-        states, mask = scorer._read(batch)
+        states, mask = scorer.read(batch)
         whole = scorer.score_catalog(batch).exp().sum(1)
-        sizes = [scorer.level_logits(level, states).shape[-1] for level in range(len(scorer.levels))]
+        sizes = [scorer.writer.level_logits(level, states).shape[-1] for level in range(len(scorer.levels))]
     assert tuple(sizes) == scorer.ids.sizes
     # Ids of no item hold the rest of the probability.
     assert (whole <= 1 + 1e-4).all() and (kind != "atomic" or torch.allclose(whole, torch.ones(len(batch)), atol=1e-4))

@@ -21,7 +21,8 @@ def build(ids: list[tuple[int, ...]], sizes: tuple[int, ...], *, rows: int = 3) 
     """A small random T5 in double precision, the ids of items 1 … V, and histories of three lengths."""
     with torch.random.fork_rng():
         torch.manual_seed(5)
-        model = CodeT5(sizes=sizes, words=WORDS, **SMALL).eval().double()
+        model = CodeT5(sizes=sizes, words=WORDS, **SMALL)
+        model.model.double()
         words = torch.randint(1, WORDS, (rows, 6))
         # Larger vectors: the paths must differ in probability for an order to say something.
         torch.nn.init.normal_(model.model.decoder.block[0].layer[0].SelfAttention.relative_attention_bias.weight)
@@ -59,14 +60,14 @@ def world(request: pytest.FixtureRequest) -> World:
 def forced(world: World, row: int, item: int) -> float:
     """log p of one item's id by transformers' forward over the id alone, without padding."""
     codes = world.codes[item][world.codes[item] >= 0]
-    tokens = codes + torch.tensor(world.model.first[: len(codes)])
+    tokens = codes + torch.tensor([first for first, _ in world.model.levels[: len(codes)]])
     words = world.words[row : row + 1, world.mask[row] > 0]
     shifted = torch.cat([torch.zeros(1, dtype=torch.long), tokens[:-1]])
     logits = world.model.model(input_ids=words, decoder_input_ids=shifted[None]).logits[0]
     total = 0.0
     for level, code in enumerate(codes.tolist()):
-        first = world.model.first[level]
-        total += float(logits[level, first : first + world.model.sizes[level]].log_softmax(-1)[code])
+        first, size = world.model.levels[level]
+        total += float(logits[level, first : first + size].log_softmax(-1)[code])
     return total
 
 
@@ -89,12 +90,13 @@ def slow_beams(world: World, row: int, width: int) -> list[tuple[float, tuple[in
             if prefix in ids:
                 grown.append((score, prefix))
                 continue
-            written = torch.tensor([[0, *(code + at for code, at in zip(prefix, world.model.first, strict=False))]])
+            path = zip(prefix, world.model.levels, strict=False)
+            written = torch.tensor([[0, *(code + first for code, (first, _) in path)]])
             logits = world.model.model(
                 encoder_outputs=(states,), attention_mask=world.mask[row : row + 1], decoder_input_ids=written
             ).logits[0, -1]
-            first = world.model.first[level]
-            log_p = logits[first : first + world.model.sizes[level]].log_softmax(-1)
+            first, size = world.model.levels[level]
+            log_p = logits[first : first + size].log_softmax(-1)
             for code in {one[level] for one in ids if one[:level] == prefix and len(one) > level}:
                 grown.append((score + float(log_p[code]), (*prefix, code)))
         beam = sorted(grown, reverse=True)[:width]
@@ -235,6 +237,6 @@ def test_the_benchmark_s_paths_agree_and_its_check_can_fail(monkeypatch: pytest.
 @torch.no_grad()
 def test_gradients_of_a_score_reach_every_weight(fixed: World) -> None:
     with torch.enable_grad():
-        fixed.model.zero_grad()
+        fixed.model.model.zero_grad()
         score_candidates(*tree(fixed), torch.tensor([[1, 2], [3, 4], [5, 6]])).sum().backward()
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in fixed.model.model.parameters())

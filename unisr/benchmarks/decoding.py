@@ -25,14 +25,15 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import T5Config, T5ForConditionalGeneration
 from transformers.generation import LogitsProcessor, LogitsProcessorList, PrefixConstrainedLogitsProcessor
-from transformers.models.t5.modeling_t5 import T5Stack
 
 from unisr.benchmarks.ranking import rate
+from unisr.models.id_writer import IdWriter
 from unisr.models.tree_decoder import beam_search, score_candidates
 from unisr.models.trie import Trie
 from unisr.random import torch_generator
@@ -88,34 +89,17 @@ def measure(shape: str, *, words: int, users: int, seconds: float) -> list[dict[
     return rows
 
 
-class CodeT5(nn.Module):
-    """A T5 of random weights whose vocabulary is words and then the codes of all levels (a `CodeModel`)."""
+class CodeT5(IdWriter):
+    """A T5 of random weights whose vocabulary is words and then the codes of all levels."""
 
     def __init__(self, *, sizes: tuple[int, ...], words: int, **shape: int) -> None:
-        super().__init__()
         config = T5Config(vocab_size=words + sum(sizes), dropout_rate=0.0, decoder_start_token_id=0, **shape)
-        self.model = T5ForConditionalGeneration(config)
-        self.sizes, self.first = sizes, [words + sum(sizes[:level]) for level in range(len(sizes))]
-
-    @property
-    def decoder(self) -> T5Stack:
-        return self.model.decoder
-
-    @property
-    def start(self) -> Tensor:
-        return self.model.shared.weight[0]
-
-    def embed(self, level: int, codes: Tensor) -> Tensor:
-        return self.model.shared(codes + self.first[level])
-
-    def level_logits(self, level: int, hidden: Tensor) -> Tensor:
-        weight = self.model.lm_head.weight[self.first[level] : self.first[level] + self.sizes[level]]
-        scale = self.model.config.d_model**-0.5 if self.model.config.scale_decoder_outputs else 1.0
-        return (hidden * scale @ weight.T).float()
+        starts = accumulate((words, *sizes[:-1]))
+        super().__init__(T5ForConditionalGeneration(config).eval(), list(zip(starts, sizes, strict=True)))
 
     def tokens(self, codes: Tensor) -> Tensor:
         """Token numbers of whole ids [..., T]."""
-        return codes + torch.tensor(self.first)
+        return codes + torch.tensor([first for first, _ in self.levels])
 
 
 @dataclass
@@ -137,7 +121,7 @@ def build(shape: str, *, words: int, items: int, users: int) -> World:
     """Random weights, ids, histories and candidates; the same on every call."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        model = CodeT5(sizes=(CODES,) * LEVELS, words=words, **SHAPES[shape]).eval()
+        model = CodeT5(sizes=(CODES,) * LEVELS, words=words, **SHAPES[shape])
     g = torch_generator(0, "decoding", items)
     codes = torch.randint(CODES, (items + 1, LEVELS), generator=g)
     codes[0] = -1
@@ -189,9 +173,9 @@ class LevelSoftmax(LogitsProcessor):
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         level = input_ids.shape[1] - 1  # the start token stands first
-        codes = slice(self.model.first[level], self.model.first[level] + self.model.sizes[level])
+        first, size = self.model.levels[level]
         kept = torch.full_like(scores, -torch.inf)
-        kept[:, codes] = scores[:, codes].log_softmax(-1)
+        kept[:, first : first + size] = scores[:, first : first + size].log_softmax(-1)
         return kept
 
 

@@ -11,6 +11,8 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from unisr.data.schema import TASKS
+
 CATALOG_CHUNK = 1024
 """Items that a model scores at once when it ranks the whole catalog."""
 
@@ -48,6 +50,11 @@ class Batch(_Tensors):
         """The rows picked by a boolean mask or index `rows`."""
         picked = {f.name: getattr(self, f.name) for f in fields(self)}
         return Batch(**{k: v[rows] if v is not None else None for k, v in picked.items()})
+
+    def by_task(self) -> list[tuple[str, Tensor]]:
+        """The tasks that the batch has, `rec` before `src`, and their rows."""
+        found = [(name, (self.task == int(task)).nonzero().squeeze(1)) for name, task in TASKS.items()]
+        return [(name, rows) for name, rows in found if len(rows)]
 
 
 @dataclass

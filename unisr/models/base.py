@@ -12,6 +12,7 @@ from unisr.config import ModelConfig, TrainConfig
 from unisr.data.batches import CATALOG_CHUNK, Batch, SequenceBatch
 from unisr.data.corpus import Corpus
 from unisr.data.schema import TASKS
+from unisr.errors import ConfigError
 from unisr.registry import Card
 
 Tables = dict[str, dict[str, Tensor]]
@@ -89,6 +90,23 @@ class Scorer(nn.Module):
     def task_ids(self) -> list[int]:
         """`Task` values of the tasks this method is trained and evaluated on."""
         return [int(TASKS[t]) for t in self.card.tasks]
+
+
+def required_table(tables: Tables, source: str, name: str, *, rows: int) -> Tensor:
+    """Table `name` of `source`, [rows + 1, …], row 0 padding.
+
+    Raises:
+        ConfigError: it is not among the tables, or of another dataset.
+    """
+    try:
+        table = tables[source][name]
+    except KeyError:
+        raise ConfigError(f"table {name!r} of {source} is missing; run the method through unisr.run") from None
+    if len(table) != rows + 1:
+        raise ConfigError(
+            f"table {name!r} of {source} has {len(table) - 1} rows, the corpus {rows}: not the same dataset"
+        )
+    return table
 
 
 def build(

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 SPECIAL = ("<pad>", "</s>", "<unk>")
@@ -51,3 +51,13 @@ def token_table(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], *, lim
             table[row, -len(tokens) :] = torch.tensor(tokens)
             mask[row, -len(tokens) :] = True
     return table, mask
+
+
+def register_texts(
+    module: nn.Module, tokenizer: PreTrainedTokenizerBase, texts: Mapping[str, Sequence[str]], *, limit: int
+) -> None:
+    """Buffers `{name}_tokens` and `{name}_mask` of the module: the `token_table` of the texts of each name."""
+    for name, lines in texts.items():
+        tokens, mask = token_table(tokenizer, lines, limit=limit)
+        module.register_buffer(f"{name}_tokens", tokens, persistent=False)
+        module.register_buffer(f"{name}_mask", mask, persistent=False)

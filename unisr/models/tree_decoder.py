@@ -151,7 +151,8 @@ def beam_search(
             hidden, cache = advance(model.decoder, cache, inputs, parents)
             log_p = model.level_logits(level, hidden).log_softmax(-1)
             nodes, scores, parents = _grow(trie, nodes, scores, log_p, width)
-            inputs = model.embed(level, trie.code[nodes].clamp(min=0, max=log_p.shape[-1] - 1))
+            if level + 1 < trie.n_levels:
+                inputs = model.embed(level, trie.code[nodes].clamp(min=0, max=log_p.shape[-1] - 1))
         return _items(trie, nodes, scores, k)
 
     return _in_rows(search, cells // width, states, mask)

@@ -16,13 +16,13 @@ from transformers import T5ForConditionalGeneration
 from unisr.config import ModelConfig, TrainConfig
 from unisr.data.batches import Batch
 from unisr.data.corpus import Corpus
-from unisr.data.schema import TASKS
 from unisr.errors import ConfigError
 from unisr.models.backbone import Backbone, BackboneConfig
 from unisr.models.base import Scorer, Tables
-from unisr.models.generative.gensar_ids import IdWriter, fitted_ids, head_logits, id_levels, id_tokens
+from unisr.models.generative.gensar_ids import fitted_ids, id_levels, id_tokens
 from unisr.models.generative.gensar_prompts import TOKENS, Prompts, prompt_texts
 from unisr.models.generative.gensar_tasks import Ratios, alignment_losses
+from unisr.models.id_writer import IdWriter, head_logits
 from unisr.models.identifiers import DualConfig, ItemIds
 from unisr.models.tree_decoder import beam_search, score_candidates, score_catalog
 from unisr.models.trie import Trie
@@ -124,7 +124,7 @@ class GenSAR(Scorer):
         """`rec`, `src`: nats per token of the positive's id, the mean over the task's rows; see `alignment_losses`."""
         positives = (batch.candidates * (batch.labels > 0)).amax(1)
         terms = {}
-        for task, rows in self._rows(batch):
+        for task, rows in batch.by_task():
             tokens = self.prompts.read(batch.select(rows), task)
             terms[task] = self.id_nll(tokens, positives[rows], kind=task).mean()
         return terms | (alignment_losses(self, batch) if self.config.alignment else {})
@@ -153,7 +153,7 @@ class GenSAR(Scorer):
 
     def writer(self, kind: str, *, start: int | None = None) -> IdWriter:
         """The decoder of `rec` or `src` ids, which starts with the behavior's token unless told otherwise."""
-        return IdWriter(self.model, self.levels[kind], self.prompts.behavior[kind] if start is None else start)
+        return IdWriter(self.model, self.levels[kind], start=self.prompts.behavior[kind] if start is None else start)
 
     def encode(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Encoder states [n, S, d] of tokens [n, S], and which are valid, [n, S]."""
@@ -199,14 +199,9 @@ class GenSAR(Scorer):
             encoder_attention_mask=mask.long(), use_cache=False,
         ).last_hidden_state  # fmt: skip
 
-    def _rows(self, batch: Batch) -> list[tuple[str, Tensor]]:
-        """The tasks that the batch has and their rows."""
-        found = [(name, (batch.task == int(task)).nonzero().squeeze(1)) for name, task in TASKS.items()]
-        return [(name, rows) for name, rows in found if len(rows)]
-
     def _by_task(self, batch: Batch, step: Callable[..., tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
         """`step` on the encoded rows of each task, its outputs back in the order of the batch."""
-        parts = self._rows(batch)
+        parts = batch.by_task()
         made = [step(task, rows, *self.encode(self.prompts.read(batch.select(rows), task))) for task, rows in parts]
         back = torch.cat([rows for _, rows in parts]).argsort()
         return tuple(torch.cat(columns)[back] for columns in zip(*made, strict=True))

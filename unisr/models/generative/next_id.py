@@ -9,13 +9,12 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 from transformers import T5Config, T5ForConditionalGeneration
-from transformers.models.t5.modeling_t5 import T5Stack
 
 from unisr.config import ModelConfig
 from unisr.data.batches import Batch, SequenceBatch
 from unisr.data.schema import Task
-from unisr.models.base import Scorer
-from unisr.models.tree_decoder import beam_search, score_candidates, score_catalog
+from unisr.models.generative.trie_scorer import TrieScorer
+from unisr.models.id_writer import IdWriter, Levels, head_logits
 from unisr.models.trie import Trie
 
 ABREAST = 16
@@ -35,7 +34,7 @@ class NextIdConfig(ModelConfig):
     """causal trains on every event of a window in one pass; bidirectional, the papers', on one event drawn from it."""
 
 
-class NextId(Scorer):
+class NextId(TrieScorer):
     """s_c = sum_t log p(z_t(c) | z_<t(c), x), nats, z(c) the tokens of c's id, x what `prefix` and the history say.
 
     The softmax at step t is over the tokens of level t alone. Subclasses call `build_model` with the tokens of ids.
@@ -47,9 +46,7 @@ class NextId(Scorer):
     def history_length(self) -> tuple[int, int]:
         return (self.config.history, 0)
 
-    def build_model(
-        self, id_tokens: Tensor, levels: list[tuple[int, int]], vocabulary: int, *, fitted: bool = False
-    ) -> None:
+    def build_model(self, id_tokens: Tensor, levels: Levels, vocabulary: int, *, fitted: bool = False) -> None:
         """The T5 over `vocabulary` tokens, and the trie of the ids.
 
         Args:
@@ -81,6 +78,10 @@ class NextId(Scorer):
         first = torch.tensor([first for first, _ in self.levels], device=self.id_tokens.device)
         self.trie = Trie(torch.where(self.id_tokens > 0, self.id_tokens - first, -1)).to(self.id_tokens.device)
 
+    @property
+    def writer(self) -> IdWriter:
+        return IdWriter(self.model, self.levels)
+
     def prefix(self, user: Tensor) -> Tensor:
         """Tokens that stand before the history of users [B], [B, P]."""
         raise NotImplementedError
@@ -93,37 +94,6 @@ class NextId(Scorer):
         nll = self.token_nll(*self.encode(user, items), states, self.id_tokens[targets])
         # A window without a target has no token; the sum keeps it connected to the weights.
         return {"rec": nll.sum() / (self.id_tokens[targets] > 0).sum().clamp(min=1)}
-
-    def score(self, batch: Batch) -> Tensor:
-        """[B, C] log p of the candidates' ids, nats, each exact."""
-        return score_candidates(self, self.trie, *self._read(batch), batch.candidates)
-
-    def score_catalog(self, batch: Batch) -> Tensor:
-        return score_catalog(self, self.trie, *self._read(batch))
-
-    def generate(self, batch: Batch, k: int, *, width: int = 30) -> tuple[Tensor, Tensor]:
-        """The k likeliest items that a beam finds in the catalog, [B, k], and log p of their ids, nats, [B, k]."""
-        return beam_search(self, self.trie, *self._read(batch), k=k, width=width)
-
-    # What the trie decoder asks for.
-
-    @property
-    def decoder(self) -> T5Stack:
-        return self.model.get_decoder()
-
-    @property
-    def start(self) -> Tensor:
-        return self.model.get_input_embeddings().weight[0]
-
-    def embed(self, level: int, codes: Tensor) -> Tensor:
-        return self.model.get_input_embeddings()(codes + self.levels[level][0])
-
-    def level_logits(self, level: int, hidden: Tensor) -> Tensor:
-        first, size = self.levels[level]
-        head = self.model.get_output_embeddings().weight[first : first + size]
-        return hidden.float() * self.config.width**-0.5 @ head.float().T
-
-    # Encoder and training.
 
     def encode(self, user: Tensor, items: Tensor) -> tuple[Tensor, Tensor]:
         """Encoder states of prefix and ids of items [B, L], [B, S, d], and the history column of each, [B, S].
@@ -168,20 +138,18 @@ class NextId(Scorer):
         block = torch.arange(count, device=ids.device).repeat_interleave(length)
         own = (block[:, None] == block) & torch.ones(len(block), len(block), dtype=torch.bool, device=ids.device).tril()
         seen = (columns[:, None, :] <= until[:, :, None]).repeat_interleave(length, dim=1)
-        hidden = self.decoder(
+        hidden = self.model.get_decoder()(
             input_ids=given, attention_mask=own.expand(size, 1, -1, -1), encoder_hidden_states=states,
             encoder_attention_mask=seen[:, None], use_cache=False,
         ).last_hidden_state  # fmt: skip
         valid = ids.flatten() > 0
-        words = hidden.flatten(0, 1)[valid] * self.config.width**-0.5
-        logits = words.float() @ self.model.get_output_embeddings().weight.float().T
+        logits = head_logits(self.model, hidden.flatten(0, 1)[valid])
         level = torch.arange(length, device=ids.device).repeat(size * count)[valid]
         logits = logits.masked_fill(~self.legal[level], -torch.inf)
         nll = F.cross_entropy(logits, ids.flatten()[valid], reduction="none")
         return nll.new_zeros(valid.shape).masked_scatter(valid, nll).view_as(ids)
 
-    def _read(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Encoder states [B, S, d] of the history and which are valid [B, S]."""
+    def read(self, batch: Batch) -> tuple[Tensor, Tensor]:
         items = self._seen(batch)
         states, columns = self.encode(batch.user, items)
         return states, columns < items.shape[1]

@@ -11,14 +11,13 @@ from unisr.data.batches import Batch
 from unisr.errors import ConfigError
 from unisr.models import packed
 from unisr.models.backbone import Backbone, BackboneConfig
-from unisr.models.base import Scorer
+from unisr.models.generative.trie_scorer import TrieScorer
 from unisr.models.identifiers import ItemIds
-from unisr.models.tokenizer import token_table
-from unisr.models.tree_decoder import beam_search, score_candidates, score_catalog
+from unisr.models.tokenizer import register_texts
 from unisr.models.trie import Trie
 
 
-class TextToCodes(Scorer):
+class TextToCodes(TrieScorer):
     """s_c = sum_t log p(z_t(c) | z_<t(c), query), nats; p = softmax of W_t d_t / sqrt(d).
 
     d_t [d] is the decoder's state after codes z_<t, W_t [K_t, d] the codebook of level t. Subclasses call
@@ -38,11 +37,8 @@ class TextToCodes(Scorer):
         self.backbone = Backbone(backbone, [*corpus.item_texts, *corpus.query_texts])
         if not packed.supports(self.backbone.model):
             raise ConfigError(f"backbone {backbone.name!r} is not of the T5 family; take t5 or a T5 of the hub")
-        texts = {"query": (corpus.query_texts, query_tokens), "item": (corpus.item_texts, item_tokens)}
-        for name, (lines, limit) in texts.items():
-            tokens, mask = token_table(self.backbone.tokenizer, lines, limit=limit)
-            self.register_buffer(f"{name}_tokens", tokens, persistent=False)
-            self.register_buffer(f"{name}_mask", mask, persistent=False)
+        register_texts(self, self.backbone.tokenizer, {"query": corpus.query_texts}, limit=query_tokens)
+        register_texts(self, self.backbone.tokenizer, {"item": corpus.item_texts}, limit=item_tokens)
         self.sizes, width = sizes, self.backbone.width
         # No code follows the last one, so that it needs no input vector.
         self.code_vectors = nn.ParameterList(torch.randn(size, width) for size in sizes[:-1])
@@ -100,22 +96,14 @@ class TextToCodes(Scorer):
         nll = [F.cross_entropy(self.level_logits(t, states[:, t]), codes[:, t]) for t in range(codes.shape[1])]
         return torch.stack(nll).mean()
 
-    def score(self, batch: Batch) -> Tensor:
-        """[B, C] log p of the candidates' ids, nats, each exact."""
-        return score_candidates(self, self.trie, *self.read(batch), batch.candidates)
-
-    def score_catalog(self, batch: Batch) -> Tensor:
-        return score_catalog(self, self.trie, *self.read(batch))
-
-    def generate(self, batch: Batch, k: int, *, width: int = 30) -> tuple[Tensor, Tensor]:
-        """The k likeliest items that a beam finds in the catalog, [B, k], and log p of their ids, nats, [B, k]."""
-        return beam_search(self, self.trie, *self.read(batch), k=k, width=width)
-
     def read(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Encoder states [B, S, d] of the queries and which are valid [B, S]."""
         return self.encode(self.query_tokens[batch.query], self.query_mask[batch.query])
 
     # What the trie decoder asks for.
+
+    @property
+    def writer(self) -> TextToCodes:
+        return self
 
     @property
     def decoder(self) -> T5Stack:
@@ -126,8 +114,6 @@ class TextToCodes(Scorer):
         return self.backbone.embedding.weight[self.backbone.model.config.decoder_start_token_id]
 
     def embed(self, level: int, codes: Tensor) -> Tensor:
-        if level == len(self.code_vectors):  # a beam asks after the last code too and does not read the answer
-            return self.start.expand(*codes.shape, -1)
         return F.embedding(codes, self.code_vectors[level])
 
     def level_logits(self, level: int, hidden: Tensor) -> Tensor:

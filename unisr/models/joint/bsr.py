@@ -10,11 +10,11 @@ from torch import Tensor
 from unisr.config import ModelConfig, TrainConfig
 from unisr.data.batches import Batch
 from unisr.data.corpus import Corpus
-from unisr.data.schema import TASKS, Task
+from unisr.data.schema import Task
 from unisr.models.backbone import Backbone, BackboneConfig
 from unisr.models.base import Tables
 from unisr.models.item_tokens import ItemTokens
-from unisr.models.tokenizer import token_table
+from unisr.models.tokenizer import register_texts
 from unisr.registry import Card, register
 
 PROMPTS = {"rec": "was chosen . recommend the next item :", "src": "is searched . find the item :"}
@@ -64,12 +64,8 @@ class BSR(ItemTokens):
     def __init__(self, config: BSRConfig, corpus: Corpus, *, tables: Tables | None = None) -> None:
         super().__init__(config, corpus, tables=tables)
         self.backbone = Backbone(config.backbone, [*corpus.query_texts, *PROMPTS.values()])
-        tokenizer = self.backbone.tokenizer
         texts = {"query": corpus.query_texts, **{f"prompt_{task}": [text] for task, text in PROMPTS.items()}}
-        for name, lines in texts.items():
-            tokens, mask = token_table(tokenizer, lines, limit=config.query_tokens)
-            self.register_buffer(f"{name}_tokens", tokens, persistent=False)
-            self.register_buffer(f"{name}_mask", mask, persistent=False)
+        register_texts(self, self.backbone.tokenizer, texts, limit=config.query_tokens)
         self.add_item_tokens(noise=config.noise)
 
     @property
@@ -92,7 +88,7 @@ class BSR(ItemTokens):
         """`rec`, `src` (weighted): -log softmax of the positive over the catalog, the mean over the task's rows."""
         positives = (batch.candidates * (batch.labels > 0)).amax(1)
         terms = {}
-        for name, rows in self._rows(batch):
+        for name, rows in batch.by_task():
             states = self.states(batch.select(rows), name)
             terms[name] = F.cross_entropy(self.catalog_logits(states), positives[rows] - 1)
         if "src" in terms:
@@ -101,21 +97,16 @@ class BSR(ItemTokens):
 
     def score(self, batch: Batch) -> Tensor:
         scores = self.bias.new_zeros(batch.candidates.shape)
-        for name, rows in self._rows(batch):
+        for name, rows in batch.by_task():
             part = self.logits(self.states(batch.select(rows), name), batch.candidates[rows])
             scores = scores.index_copy(0, rows, part)
         return scores
 
     def score_catalog(self, batch: Batch) -> Tensor:
         scores = self.bias.new_zeros(len(batch), self.corpus.n_items)
-        for name, rows in self._rows(batch):
+        for name, rows in batch.by_task():
             scores = scores.index_copy(0, rows, self.catalog_logits(self.states(batch.select(rows), name)))
         return scores
-
-    def _rows(self, batch: Batch) -> list[tuple[str, Tensor]]:
-        """The tasks that the batch has and their rows."""
-        found = [(name, (batch.task == int(task)).nonzero().squeeze(1)) for name, task in TASKS.items()]
-        return [(name, rows) for name, rows in found if len(rows)]
 
 
 def _training(epochs: int, examples: int | None, **changes: float) -> TrainConfig:

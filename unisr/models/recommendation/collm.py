@@ -15,9 +15,9 @@ from unisr.data.corpus import Corpus
 from unisr.data.schema import Task
 from unisr.errors import ConfigError
 from unisr.models.backbone import Backbone, BackboneConfig
-from unisr.models.base import Scorer, Tables
+from unisr.models.base import Scorer, Tables, required_table
 from unisr.models.losses import task_bce
-from unisr.models.tokenizer import token_table
+from unisr.models.tokenizer import register_texts
 from unisr.registry import Card, register
 
 WORDS = {"history": "the user has enjoyed :", "user": ". taste of the user :", "ask": ". would the user enjoy this ?",
@@ -79,11 +79,8 @@ class CoLLM(Scorer):
         if not self.backbone.can_pack:
             raise ConfigError(f"backbone {config.backbone.name!r} cannot be packed; take T5 or a causal model")
         tokenizer = self.backbone.tokenizer
-        texts = {"title": (corpus.item_texts, config.title_tokens), **{k: ([v], 32) for k, v in WORDS.items()}}
-        for name, (lines, limit) in texts.items():
-            tokens, mask = token_table(tokenizer, lines, limit=limit)
-            self.register_buffer(f"{name}_tokens", tokens, persistent=False)
-            self.register_buffer(f"{name}_mask", mask, persistent=False)
+        register_texts(self, tokenizer, {"title": corpus.item_texts}, limit=config.title_tokens)
+        register_texts(self, tokenizer, {name: [words] for name, words in WORDS.items()}, limit=32)
         for name, rows in (("user", corpus.n_users), ("item", corpus.n_items)):
             self.register_buffer(f"{name}_cf", self._cf(f"{name}_propagated", rows), persistent=False)
         width = self.item_cf.shape[1]
@@ -142,13 +139,7 @@ class CoLLM(Scorer):
 
     def _cf(self, name: str, rows: int) -> Tensor:
         """LightGCN's table `name`, [rows + 1, d_cf], as a whole at unit mean square; row 0 stays zero."""
-        try:
-            table = self.tables["LightGCN"][name]
-        except KeyError:
-            raise ConfigError(f"CoLLM needs LightGCN's table {name!r}; run it through unisr.run") from None
-        if len(table) != rows + 1:
-            raise ConfigError(f"LightGCN's table {name!r} has {len(table) - 1} rows, corpus {rows}: not one dataset")
-        table = table.float()
+        table = required_table(self.tables, "LightGCN", name, rows=rows).float()
         # One scale for all rows: the length of a LightGCN vector grows with popularity, which the answer needs.
         return table / table[1:].square().mean().sqrt()
 
