@@ -7,7 +7,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from uuid import uuid4
 
 
 def home() -> Path:
@@ -38,3 +41,15 @@ def paper_dir() -> Path:
 def notebooks_dir() -> Path:
     """The source notebooks."""
     return Path(__file__).resolve().parent.parent / "notebooks"
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A draft beside `path` to write into; it takes the place of `path` at the end, or is gone after an error."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.stem[:32]}-{uuid4().hex[:8]}{path.suffix}")
+    try:
+        yield draft
+        os.replace(draft, path)
+    finally:
+        draft.unlink(missing_ok=True)

@@ -171,7 +171,7 @@ def test_malformed_office_rows_are_named(tmp_path: Path, history: str, item: str
         office.build(folder, 0)
 
 
-def published(folder: Path, ids: dict[str, object]) -> np.ndarray:
+def published(folder: Path, ids: object) -> np.ndarray:
     with gzip.open(folder / office.IDS, "wt", encoding="utf-8") as file:
         json.dump(ids, file)
     return office.published_codes(folder)
@@ -184,6 +184,8 @@ def test_published_ids_are_read_in_the_order_of_items(tmp_path: Path) -> None:
     for wrong in (["<a_1>", "<b_2>"], ["<b_1>", "<a_2>", "<c_3>"], 5, None):
         with pytest.raises(DataError, match="item 0 has the id"):
             published(folder, {"0": wrong})
+    with pytest.raises(DataError, match="a list in place of entries"):
+        published(folder, [["<a_1>", "<b_2>", "<c_3>"]])
     (folder / office.IDS).write_bytes(b"no gzip")
     with pytest.raises(DataError, match="get the file again"):
         office.published_codes(folder)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pyarrow as pa
@@ -18,11 +17,11 @@ from unisr.data.negatives import Sampler, hard_negatives, popularity_weights
 from unisr.data.prepare import dataset_hash
 from unisr.data.schema import TASKS, Dataset, Split, Task
 from unisr.errors import ConfigError, DataError
-from unisr.paths import data_dir
+from unisr.paths import data_dir, whole_file
 from unisr.random import generator
 
 N_NEGATIVES = 99
-KINDS = ("uniform", "popularity", "hard", "full")
+KINDS: tuple[CandidateKind, ...] = get_args(CandidateKind)
 EVALUATED = [(split, task) for split in (Split.VALIDATION, Split.TEST) for task in TASKS.values()]
 log = logging.getLogger(__name__)
 
@@ -177,14 +176,8 @@ def _write(path: Path, candidates: Candidates) -> None:
     width = candidates.items.shape[1]
     lists = pa.FixedSizeListArray.from_arrays(pa.array(candidates.items.astype(np.int32).ravel()), width)
     table = pa.table({"row": candidates.rows, "positive": candidates.positive, "items": lists})
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=".candidates-", dir=path.parent)
-    os.close(handle)
-    try:
-        pq.write_table(table, name)
-        os.replace(name, path)
-    finally:
-        Path(name).unlink(missing_ok=True)
+    with whole_file(path) as draft:
+        pq.write_table(table, draft)
 
 
 def _read(path: Path, dataset: Dataset, kind: CandidateKind, seed: int) -> Candidates:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
-import tempfile
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -19,7 +17,7 @@ from safetensors.numpy import load_file, save_file
 from unisr.data import download
 from unisr.data.corpus import words_of
 from unisr.errors import ConfigError, DataError
-from unisr.paths import data_dir
+from unisr.paths import data_dir, whole_file
 
 FORMAT = 1
 """Raised when an encoder's vectors change, so that stored ones are made again."""
@@ -90,15 +88,8 @@ def _read(path: Path, rows: int) -> np.ndarray:
 
 
 def _write(path: Path, vectors: np.ndarray) -> None:
-    """Store, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=".vectors-", dir=path.parent)
-    os.close(handle)
-    try:
-        save_file({"vectors": vectors}, name)
-        os.replace(name, path)
-    finally:
-        Path(name).unlink(missing_ok=True)
+    with whole_file(path) as draft:
+        save_file({"vectors": vectors}, draft)
 
 
 def _lsa(texts: Sequence[str]) -> np.ndarray:

@@ -15,6 +15,7 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
+from unisr.data.candidates import N_NEGATIVES
 from unisr.errors import UnisrError, UnknownNameError
 from unisr.evaluation.metrics import METRICS, chance
 from unisr.evaluation.protocol import SIZE, describe_protocol
@@ -22,8 +23,6 @@ from unisr.evaluation.statistics import TESTS, average_seeds, bootstrap_interval
 from unisr.report.store import Run
 
 CORRECTIONS = ("holm", "none")
-N_SAMPLED = 100
-"""Candidates where a run does not say how many."""
 
 
 class TableError(UnisrError):
@@ -175,7 +174,8 @@ def _one_config(name: str, group: list[Run]) -> None:
 def _chance(run: Run, task: str) -> dict[str, float]:
     """What a random order of the candidates reaches."""
     table = run.per_query[run.per_query["task"] == task]
-    return chance(table[SIZE] if SIZE in table else np.full(len(table), N_SAMPLED))
+    # Runs on drawn candidates do not store how many there were.
+    return chance(table[SIZE] if SIZE in table else np.full(len(table), N_NEGATIVES + 1))
 
 
 def _means(rows: list[Row], level: float) -> pd.DataFrame:

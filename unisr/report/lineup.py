@@ -15,7 +15,7 @@ from unisr.report.groups import has_preset_settings
 from unisr.report.sections import PAPER_TABLES
 from unisr.report.store import Run
 from unisr.report.tables import paper_numbers
-from unisr.variants import VARIANTS, label
+from unisr.variants import find
 
 FAST = {
     "rec": ("Popularity", "LightGCN", "SASRec", "UniSAR"),
@@ -91,32 +91,40 @@ def stored(dataset: str, preset: str, tasks: Sequence[str], methods: str = "") -
     own = [r for r in store.runs(dataset, preset) if r.config.method in wanted and has_preset_settings(r)]
     place = {name: i for i, name in enumerate(ordered(wanted))}
     own.sort(key=lambda run: (place[run.config.method], run.config.seed))
-    runs = {kind: [run for run in own if run.config.candidates == kind] for kind in KINDS}
-    if not runs[KINDS[0]]:
+    runs = _by_kind(own)
+    if KINDS[0] not in runs:
         asked = " and ".join(TASK_TITLES[task] for task in tasks)
         command = _command(dataset, preset)
         raise StoreError(f"no stored run for {asked} on {dataset}, preset {preset}; make them with `{command}`")
     there = {run.config.method for run in runs[KINDS[0]]}
     missing = [name for name in place if name not in there and preset in known[name].presets]
-    return Lineup(dataset, preset, {kind: found for kind, found in runs.items() if found}, missing)
+    return Lineup(dataset, preset, runs, missing)
 
 
-def stored_variants(dataset: str, preset: str, method: str) -> dict[str, list[Run]]:
-    """Kind of candidates -> stored runs of a method and of its variants; label them with `unisr.variants.label`.
+def stored_variants(dataset: str, preset: str, name: str) -> dict[str, list[Run]]:
+    """Kind of candidates -> stored runs of a study, or of a method's main one (`unisr.variants.find`), the whole method
+    first; label them with `unisr.variants.label`.
 
     Raises:
-        UnknownNameError: no such method.
+        UnknownNameError: no such study or method.
         StoreError: there is none; the message says how to make them.
     """
-    name = registry.method(method).card.name
-    own = [r for r in store.runs(dataset, preset, name) if has_preset_settings(r) or label(r.config) != name]
-    if not own:
-        command = _command(dataset, preset, [name])
+    study = find(name)
+    own = {run: study.name_of(run.config) for run in store.runs(dataset, preset, study.method)}
+    order = study.names(preset)
+    runs = sorted((r for r in own if own[r]), key=lambda run: (order.index(own[run]), run.config.seed))
+    if not runs:
+        command = _command(dataset, preset, [study.method])
+        if name != study.method:
+            command = f"unisr reproduce --data {dataset} --preset {preset} --study {name}"
         raise StoreError(f"no stored run of {name} on {dataset}, preset {preset}; make them with `{command}`")
-    order = [name, *VARIANTS.get(name, {})]
-    own.sort(key=lambda run: (order.index(label(run.config)), run.config.seed))
-    runs = {kind: [run for run in own if run.config.candidates == kind] for kind in KINDS}
-    return {kind: found for kind, found in runs.items() if found}
+    return _by_kind(runs)
+
+
+def _by_kind(runs: Sequence[Run]) -> dict[str, list[Run]]:
+    """The runs of each kind of candidates that has any."""
+    kinds = {kind: [run for run in runs if run.config.candidates == kind] for kind in KINDS}
+    return {kind: found for kind, found in kinds.items() if found}
 
 
 def _command(dataset: str, preset: str, methods: Sequence[str] = ()) -> str:

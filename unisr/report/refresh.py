@@ -6,13 +6,13 @@ the interpreter's version) is not kept, so that a difference in git is a differe
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 
 import nbformat
 from nbclient import NotebookClient
 
+from unisr.paths import whole_file
 from unisr.report import notebooks
 
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
@@ -38,9 +38,8 @@ def refresh(notebook: Path) -> None:
         cell.id = f"cell-{number:02d}"
         if cell.cell_type == "code":
             cell.outputs = [o for o in cell.outputs if o.get("name") != "stderr"]
-    draft = notebook.with_suffix(".partial")
-    nbformat.write(nb, draft)
-    os.replace(draft, notebook)
+    with whole_file(notebook) as draft:
+        nbformat.write(nb, draft)
 
 
 if __name__ == "__main__":

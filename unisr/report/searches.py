@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from pydantic import Field
 from unisr import registry
 from unisr.config import Preset, Settings
 from unisr.errors import StoreError, UnisrError
-from unisr.paths import results_dir
+from unisr.paths import results_dir, whole_file
 
 MARGIN = 0.01
 """NDCG@5 by which a trial must beat the preset: about a standard error of the mean over a thousand queries."""
@@ -85,11 +84,8 @@ def find(dataset: str, method: str) -> Search | None:
 
 def save(search: Search) -> None:
     """Store the search whole, in place of an older one."""
-    path = path_of(search.dataset, search.method)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    draft.write_text(json.dumps(search.model_dump(mode="json"), indent=2) + "\n", encoding="utf-8")
-    os.replace(draft, path)
+    with whole_file(path_of(search.dataset, search.method)) as draft:
+        draft.write_text(json.dumps(search.model_dump(mode="json"), indent=2) + "\n", encoding="utf-8")
 
 
 def summary(dataset: str) -> pd.DataFrame:

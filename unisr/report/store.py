@@ -43,8 +43,6 @@ from unisr.report.folders import whole_folder
 NAME = re.compile(r"(?P<method>[^/]+)-s(?P<seed>\d+)-(?P<id>[0-9a-f]{12})")
 FILES = ("config.json", "environment.json", "metrics.json", "losses.parquet", "per_query.parquet")
 WEIGHTS = "model.safetensors"
-STALE = 3600.0
-"""Seconds after which a hidden folder is taken for the remains of a killed process."""
 REMEDY = "delete the folder, or run again with mode='overwrite'"
 
 

@@ -9,7 +9,7 @@ import pandas as pd
 
 from unisr import registry
 from unisr.data.schema import TASK_TITLES
-from unisr.report import cost, tables
+from unisr.report import cost
 from unisr.report.store import Run
 
 BESIDE = ("SASRec", "TEM", "UniSAR", "GenSR", "GenSR-full", "GenSAR")
@@ -25,11 +25,6 @@ def means(runs: Sequence[Run], metric: str) -> pd.DataFrame:
     wide = wide.reindex(columns=list(TASK_TITLES)).reset_index()
     wide.insert(1, "family", [registry.method(name).card.family for name in wide["method"]])
     return wide.rename_axis(None, axis=1)
-
-
-def ablation(tidy: pd.DataFrame) -> str:
-    """The frame of `comparison` over a method's variants as an HTML table."""
-    return tables.to_html(tidy)
 
 
 def fewer_collisions(report: pd.DataFrame) -> bool:

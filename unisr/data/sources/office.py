@@ -9,6 +9,7 @@ import json
 import os
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -126,14 +127,10 @@ def published_codes(folder: Path | None = None) -> np.ndarray:
         DataError: the folder or its file of ids is missing, or an id is not like `["<a_60>", "<b_159>", "<c_203>"]`.
     """
     path = fetch(folder) / IDS
-    try:
-        with gzip.open(path, "rt", encoding="utf-8") as file:
-            entries = json.load(file)
-    except (ValueError, OSError, EOFError) as reason:
-        raise DataError(f"{path}: {reason}; get the file again") from None
+    entries = _entries(path)
     codes = np.full((len(entries) + 1, 3), -1, dtype=np.int64)
     for number in range(len(entries)):
-        tokens = entries.get(str(number)) if isinstance(entries, dict) else None
+        tokens = entries.get(str(number))
         text = " ".join(map(str, tokens)) if isinstance(tokens, list) else ""
         found = re.fullmatch(r"<a_(\d+)> <b_(\d+)> <c_(\d+)>", text)
         if not found:
@@ -142,13 +139,21 @@ def published_codes(folder: Path | None = None) -> np.ndarray:
     return codes
 
 
-def _items(path: Path) -> pd.DataFrame:
-    """key, title, text, category and query of the items 0, 1, … of the file."""
+def _entries(path: Path) -> dict[str, Any]:
+    """What a file says of the items 0, 1, …, by their numbers."""
     try:
         with gzip.open(path, "rt", encoding="utf-8") as file:
             entries = json.load(file)
     except (ValueError, OSError, EOFError) as reason:
         raise DataError(f"{path}: {reason}; get the file again") from None
+    if not isinstance(entries, dict):
+        raise DataError(f"{path}: a {type(entries).__name__} in place of entries by number; get the file again")
+    return entries
+
+
+def _items(path: Path) -> pd.DataFrame:
+    """key, title, text, category and query of the items 0, 1, … of the file."""
+    entries = _entries(path)
     rows = []
     for number in range(len(entries)):
         entry = entries.get(str(number))
