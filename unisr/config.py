@@ -26,6 +26,11 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+def later(default: Any, **bounds: Any) -> Any:
+    """A field that runs were stored without: at its default it is in no dump, and so their ids stay as they are."""
+    return Field(default, exclude_if=lambda value: value == default, **bounds)
+
+
 class ModelConfig(Settings):
     """Base of a method's hyper-parameters; each method class has its own `Config`."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 PACKAGES = (
     "unisr", "torch", "numpy", "pandas", "transformers", "peft", "accelerate", "safetensors", "torch_geometric",
-    "bm25s", "scipy", "scikit-learn", "vector-quantize-pytorch",
+    "bm25s", "scipy", "scikit-learn", "vector-quantize-pytorch", "torchjd",
 )
 
 
@@ -45,12 +45,17 @@ class Environment:
         """This process's environment, for a run on `device` with these data."""
         from unisr.data import dataset_hash, describe
 
+        hashes = {"dataset_hash": dataset_hash(dataset), "candidates_hash": candidates.digest()}
+        return replace(cls.of_machine(device), counts=describe(dataset), **hashes)
+
+    @classmethod
+    def of_machine(cls, device: torch.device | str = "cpu") -> Environment:
+        """This process's environment, of no data."""
         device = torch.device(device)
         name = f"{device} ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else str(device)
         return cls(
-            device=name, dataset_hash=dataset_hash(dataset), candidates_hash=candidates.digest(),
-            counts=describe(dataset), packages=_versions(), python=platform.python_version(),
-            platform=platform.platform(), cpu=_cpu(), threads=torch.get_num_threads(), commit=_commit(),
+            device=name, packages=_versions(), python=platform.python_version(), platform=platform.platform(),
+            cpu=_cpu(), threads=torch.get_num_threads(), commit=_commit(),
         )
 
 

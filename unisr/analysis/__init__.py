@@ -1,0 +1,1 @@
+"""Why models behave as they do: mutual information, parameter space, gradient conflict, theory."""
