@@ -254,6 +254,6 @@ def _training(epochs: int, examples: int | None, **changes: float) -> TrainConfi
 
 GenRet.presets = {
     "quick": (_training(7, 1000, batch_size=64, warmup_steps=5, validation_users=50), GenRetConfig(codes=16)),
-    "small": (_training(20, 13_000), GenRetConfig()),
-    "full": (_training(40, 20_000, validation_users=400), GenRetConfig()),
+    "small": (_training(20, 13_000, learning_rate=5e-3, weight_decay=0.1), GenRetConfig()),
+    "full": (_training(40, 20_000, learning_rate=5e-3, weight_decay=0.1, validation_users=400), GenRetConfig()),
 }
