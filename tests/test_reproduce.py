@@ -11,14 +11,15 @@ from unisr.data.candidates import KINDS
 from unisr.errors import UnknownNameError
 from unisr.report import notebooks, store
 from unisr.reproduce import plan, reproduce
-from unisr.variants import VARIANTS
+from unisr.variants import STUDIES
 
 
 def test_plan_has_every_method_and_puts_requirements_first() -> None:
     jobs = plan("quick", dataset="synthetic", seeds=2)
     names = [job.name for job in jobs]
-    planned = len(registry.methods()) + sum(len(changes) for changes in VARIANTS.values())
-    assert len(set(names)) == len(jobs) == 2 * planned
+    assert len(set(names)) == len(jobs) and {job.payload.seed for job in jobs} == {0, 1}
+    methods = {job.payload.method for job in jobs if job.name == f"{job.payload.method} seed {job.payload.seed}"}
+    assert methods == set(registry.methods()) and {s.method for s in STUDIES.values()} <= methods
     for job in jobs:
         assert all(names.index(needed) < names.index(job.name) for needed in job.needs)
     family = [registry.method(job.payload.method).card.family for job in jobs[: len(jobs) // 2]]

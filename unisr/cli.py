@@ -136,13 +136,16 @@ def reproduce(
     seeds: Annotated[int, typer.Option(min=1, help="Runs per method, with seeds 0, 1, …")] = 1,
     jobs: Annotated[int, typer.Option(min=1, help="Processes side by side.")] = 2,
     runs_only: Annotated[bool, typer.Option("--runs-only", help="Leave out notebooks and report.")] = False,
+    study: Annotated[
+        str | None, typer.Option(help="The runs of one study alone: ablation, sensitivity, identifiers, aggregators.")
+    ] = None,
 ) -> None:
     """Run all methods, execute the notebooks and write the report; stored runs are reused."""
     from unisr.reproduce import reproduce as work
 
     summary = work(
         preset.value, dataset=data, only=only.split(",") if only else None, seeds=seeds, jobs=jobs,
-        methods=methods.split(",") if methods else None, runs_only=runs_only,
+        methods=methods.split(",") if methods else None, runs_only=runs_only, study=study,
     )  # fmt: skip
     typer.echo(str(summary))
     if summary.failures:

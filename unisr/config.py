@@ -38,6 +38,9 @@ class ModelConfig(Settings):
 class TrainConfig(Settings):
     """How a method is trained. One `epoch` draws `epoch_examples` positives."""
 
+    tasks: tuple[Literal["rec", "src"], ...] | None = later(None, min_length=1)
+    """Tasks that are trained and ranked; None takes all of the method's. The examples of the others are left out of
+    every batch, so that a task alone has as many examples in as many steps as it has beside the others."""
     epochs: int = Field(20, ge=0)
     """Upper bound on epochs; 0 leaves the model as built."""
     epoch_examples: int | None = Field(None, ge=1)
@@ -55,6 +58,8 @@ class TrainConfig(Settings):
     clip_norm: float | None = Field(5.0, gt=0)
     accumulation: int = Field(1, ge=1)
     """Batches per optimiser step."""
+    aggregator: Literal["sum", "pcgrad", "cagrad", "mgda", "nash"] = later("sum")
+    """How the tasks' gradients become one (`unisr.training.aggregation`); all but sum need a joint method."""
     precision: Literal["no", "bf16"] = "no"
     patience: int = Field(5, ge=1)
     """Epochs without a better mean validation NDCG@5 before training stops."""
@@ -108,6 +113,9 @@ class RunConfig(Settings):
         train, model = method.presets[preset]
         values["training"] = _overlay(TrainConfig, train, values.get("training"))
         values["model"] = _overlay(method.Config, model, values.get("model"))
+        if lacking := set(values["training"].tasks or ()) - set(method.card.tasks):
+            raise ConfigError(f"training.tasks: {method.card.name} does not do {', '.join(sorted(lacking))}; "
+                              f"it does {', '.join(method.card.tasks)}")  # fmt: skip
         return values
 
     @property

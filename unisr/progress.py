@@ -5,16 +5,59 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol
 
 from tqdm import tqdm
 from tqdm.auto import tqdm as tqdm_auto
 
 FRONT_ENDS = ("JPY_SESSION_NAME", "VSCODE_PID", "COLAB_RELEASE_TAG")
 """Variables that JupyterLab, VS Code and Colab give their kernels; papermill and nbval give none of them."""
+
+
+class Listener(Protocol):
+    """Is told what this process does, in place of bars; called in the thread that works, so it must be quick."""
+
+    def steps(self, name: str, done: int, total: int | None) -> None:
+        """A loop called `name` has done `done` of `total` steps (None: unknown)."""
+
+    def epochs(self, name: str, rows: list[dict[str, float]]) -> None:
+        """The training of method `name` ended an epoch; `rows` is its whole log (see `unisr.training.TrainLog`)."""
+
+
+_listener: Listener | None = None
+
+
+@contextmanager
+def listening(listener: Listener) -> Iterator[None]:
+    """Tell `listener` what every loop of this process does, and draw no bar, until the block ends."""
+    global _listener
+    before, _listener = _listener, listener
+    try:
+        yield
+    finally:
+        _listener = before
+
+
+def tell_epochs(name: str, rows: list[dict[str, float]]) -> None:
+    """Tell the listener, if there is one, the log of a training so far."""
+    if _listener:
+        _listener.epochs(name, rows)
+
+
+class _Told(tqdm):
+    """A bar that is told to a listener, at most ten times a second."""
+
+    def __init__(self, listener: Listener, **options: Any) -> None:
+        self.listener = listener
+        super().__init__(**options, file=io.StringIO())
+
+    def display(self, *args: Any, **kwargs: Any) -> None:
+        self.listener.steps(self.desc.removesuffix(": "), self.n, self.total)
 
 
 def interactive() -> bool:
@@ -33,8 +76,11 @@ def silent() -> bool:
 def progress(steps: Iterable[Any] | int, description: str, *, show: bool = True) -> tqdm:
     """A tqdm bar over an iterable, or a bar of `steps` steps moved by `.update()`; close it when done.
 
-    A widget in an interactive notebook; elsewhere plain text on stderr, drawn at most every 10 s.
+    A widget in an interactive notebook; elsewhere plain text on stderr, drawn at most every 10 s. A listener gets it
+    in their place.
     """
     options: dict[str, Any] = {"total": steps} if isinstance(steps, int) else {"iterable": steps}
+    if _listener and show:
+        return _Told(_listener, **options, desc=description)
     options |= {"desc": description, "disable": silent() or not show}
     return tqdm_auto(**options) if interactive() else tqdm(**options, mininterval=10, file=sys.stderr)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,12 +11,11 @@ from tqdm import tqdm
 
 from unisr import registry
 from unisr.config import Preset, RunConfig
-from unisr.data.candidates import KINDS
 from unisr.errors import StoreError
 from unisr.jobs import Job, Outcome, clock, run_jobs, timed
 from unisr.report import notebooks, store
 from unisr.report.publish import report
-from unisr.variants import VARIANTS, variants
+from unisr.variants import Study, kinds, named, studies_of
 
 __all__ = ["Summary", "plan", "report", "reproduce"]
 
@@ -49,20 +48,22 @@ def reproduce(
     jobs: int = 2,
     methods: Sequence[str] | None = None,
     runs_only: bool = False,
+    study: str | None = None,
 ) -> Summary:
     """Runs of all methods (or `methods`) and their variants with seeds 0 … `seeds` - 1, the notebooks, the report.
 
     Args:
         only: numbers or names of notebooks; None executes all.
+        study: of `unisr.variants`; its runs and what they need are made in place of `methods`.
         runs_only: leave out notebooks and report.
         jobs: processes side by side; 1 runs in this process, with its progress bars.
 
     Raises:
-        UnknownNameError: preset, dataset, method or notebook is unknown; nothing has been started then.
+        UnknownNameError: preset, dataset, method, study or notebook is unknown; nothing has been started then.
     """
     started = time.monotonic()
     sources = [notebooks.find(name) for name in only] if only else notebooks.sources()
-    planned = plan(preset, dataset=dataset, seeds=seeds, methods=methods)
+    planned = plan(preset, dataset=dataset, seeds=seeds, methods=methods, study=study)
     stored = [job for job in planned if _stored(job.payload)]
     missing = [job for job in planned if job not in stored]
     summary = Summary(run_jobs(stored, run_one, processes=1) + run_jobs(missing, run_one, processes=jobs))
@@ -79,38 +80,68 @@ def reproduce(
     return summary
 
 
-def plan(preset: Preset, *, dataset: str, seeds: int = 1, methods: Sequence[str] | None = None) -> list[Job]:
+def plan(
+    preset: Preset, *, dataset: str, seeds: int = 1, methods: Sequence[str] | None = None, study: str | None = None
+) -> list[Job]:
     """One job per method and seed: sanity rows, then methods others read from, then their readers, then the rest; a
-    method's variants (`unisr.variants`) follow it.
+    method's studies (`unisr.variants`) follow it, with more seeds where they ask for them.
 
-    What a named method requires is planned too. Without `methods`, those that have the preset are taken.
+    What a named method requires is planned too. Without `methods`, those that have the preset are taken. With `study`,
+    its runs alone and what they require.
     """
     known = registry.methods()
-    wanted = [registry.method(n).card.name for n in methods or known if methods or preset in known[n].presets]
-    for name in wanted:
-        wanted.extend(r for r in known[name].card.requires if r not in wanted)
-    read = {name for m in wanted for name in known[m].card.requires}
+    asked = [named(study)] if study else []
+    names = [s.method for s in asked] or methods or [name for name in known if preset in known[name].presets]
+    wanted = _with_required(registry.method(name).card.name for name in names)
+    studies = asked or [s for name in wanted for s in studies_of(name).values() if preset in s.unasked]
+    seeds_of = {s: max(seeds, s.seeds.get(preset, 1)) for s in studies}
+    jobs: dict[str, Job] = {}
+    for seed in range(max([seeds, *seeds_of.values()])):
+        here = [s for s in studies if seed < seeds_of[s]]
+        read = _with_required(r for s in here for r in known[s.method].card.requires)
+        plain = read if asked or seed >= seeds else wanted
+        for method in _ordered(wanted):
+            own = RunConfig(method=method, dataset=dataset, preset=preset, seed=seed)
+            needs = tuple(_name(r, seed) for r in known[method].card.requires)
+            made = [Job(_name(method, seed), own, needs)] if method in plain else []
+            made += [job for s in here if s.method == method for job in _study_jobs(s, own, needs)]
+            for job in made:
+                jobs.setdefault(job.payload.config_id, job)
+    return list(jobs.values())
+
+
+def _with_required(names: Iterable[str]) -> list[str]:
+    """These methods, then those whose tables they read."""
+    found = list(dict.fromkeys(names))
+    for name in found:
+        found.extend(r for r in registry.method(name).card.requires if r not in found)
+    return found
+
+
+def _ordered(names: Sequence[str]) -> list[str]:
+    """Sanity rows, methods that others read from, their readers, the rest."""
+    cards = {name: registry.method(name).card for name in names}
+    read = {required for card in cards.values() for required in card.requires}
 
     def place(name: str) -> int:
-        card = known[name].card
+        card = cards[name]
         return 0 if card.family == "reference" else 1 if name in read else 2 if card.requires else 3
 
-    def jobs(method: str, seed: int) -> list[Job]:
-        configs = {method: RunConfig(method=method, dataset=dataset, preset=preset, seed=seed)}
-        if method in VARIANTS:
-            configs = variants(method, preset=preset, dataset=dataset, seed=seed)
-        needs = tuple(_name(r, seed) for r in known[method].card.requires)
-        return [
-            Job(_name(label if label == method else f"{method}, {label},", seed), config, needs)
-            for label, config in configs.items()
-        ]
+    return sorted(names, key=place)
 
-    ordered = sorted(wanted, key=place)
-    return [job for seed in range(seeds) for method in ordered for job in jobs(method, seed)]
+
+def _study_jobs(study: Study, own: RunConfig, needs: tuple[str, ...]) -> list[Job]:
+    """A study's runs with the preset, dataset and seed of `own`, the preset's run of its method."""
+    configs = study.configs(own.preset, dataset=own.dataset, seed=own.seed)
+    short = own.method if configs[own.method].config_id == own.config_id else f"{own.method}, trained as its variants,"
+    return [
+        Job(_name(short if label == own.method else f"{own.method}, {label},", own.seed), config, needs)
+        for label, config in configs.items()
+    ]
 
 
 def run_one(config: RunConfig) -> str:
-    """One method and seed on every kind of candidates, reloaded where stored; the note tells NDCG@10 per task."""
+    """One method and seed on its kinds of candidates, reloaded where stored; the note tells NDCG@10 per task."""
     import unisr
 
     made, *_ = [unisr.run(each) for each in all_candidates(config)]
@@ -118,8 +149,8 @@ def run_one(config: RunConfig) -> str:
 
 
 def all_candidates(config: RunConfig) -> list[RunConfig]:
-    """This config with each kind of candidates; the weights are those of the first."""
-    return [config.model_copy(update={"candidates": kind}) for kind in KINDS]
+    """This config with each kind of candidates that it ranks; the weights are those of the first."""
+    return [config.model_copy(update={"candidates": kind}) for kind in kinds(config)]
 
 
 def _stored(config: RunConfig) -> bool:

@@ -129,7 +129,7 @@ class Inputs:
         )  # fmt: skip
 
     def evaluation(self, scorer: Scorer, split: Split = Split.TEST) -> dict[str, EvaluationLoader]:
-        """A loader per task of the method; validation keeps `training.validation_users` users."""
+        """A loader per task of the run; validation keeps `training.validation_users` users."""
         settings = self.config.training
         return {
             task: EvaluationLoader(
@@ -137,6 +137,7 @@ class Inputs:
                 settings.evaluation_batch, max_users=settings.validation_users if split == Split.VALIDATION else None,
             )
             for task in scorer.card.tasks
+            if task in (settings.tasks or scorer.card.tasks)
         }  # fmt: skip
 
 

@@ -1,41 +1,196 @@
-"""Variants of a method that answer a question of the papers: named changes of its preset's settings."""
+"""Studies: named variants of a method beside the whole method, all trained alike, that answer a question of the papers.
+
+A variant is the whole method with some settings changed. Where a preset trains too long for so many runs, a study gives
+the whole method and its variants one shorter training: a contrast is fair at equal budgets only. The whole method in a
+study is then a run of its own beside the preset's.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from itertools import product
+from typing import get_args
+
 from unisr import registry
-from unisr.config import Preset, RunConfig
+from unisr.config import PRESETS, CandidateKind, Preset, RunConfig
 from unisr.errors import UnknownNameError
 
-Change = dict[str, object]
-VARIANTS: dict[str, dict[str, Change]] = {
-    "GenSAR": {
-        "semantic ids": {"identifiers": "semantic"},
-        "collaborative ids": {"identifiers": "collaborative"},
-        "without alignment tasks": {"alignment": False},
-    },
+Change = dict[str, dict[str, object]]
+"""`model` and `training` settings that differ."""
+EVERY_KIND: tuple[CandidateKind, ...] = get_args(CandidateKind)
+TAUS = (0.01, 0.03, 0.05, 0.07, 0.09)
+BETAS = (0.001, 0.01, 0.1, 0.15, 0.2, 0.25, 0.3)
+"""The paper's ranges of τ and β (GenSR, section 6.1.3)."""
+OWN = (0.07, 0.01)
+"""GenSR's own τ and β: the point of the grid that is the whole method."""
+
+
+@dataclass(frozen=True, eq=False)
+class Study:
+    """Variants of one method; the whole method stands among them under the method's name."""
+
+    method: str
+    changes: Mapping[str, Change]
+    """Name of the variant -> settings that differ from the whole method's."""
+    base: Mapping[Preset, Change] = field(default_factory=dict)
+    """Settings of the whole method and all variants alike that differ from the preset's."""
+    only: Mapping[Preset, tuple[str, ...]] = field(default_factory=dict)
+    """The variants of a preset that cannot afford all."""
+    kinds: tuple[CandidateKind, ...] = ("uniform",)
+    """Candidates that its runs rank."""
+    seeds: Mapping[Preset, int] = field(default_factory=dict)
+    """Least number of seeds that `unisr reproduce` runs; 1 where a preset is not named."""
+    unasked: tuple[Preset, ...] = PRESETS
+    """Presets at which `unisr reproduce` runs it together with its method; else it wants `--study`."""
+
+    def names(self, preset: Preset) -> list[str]:
+        """The method, then its variants at this preset."""
+        return [self.method, *self.only.get(preset, self.changes)]
+
+    def configs(self, preset: Preset, *, dataset: str = "ml-100k", seed: int = 0) -> dict[str, RunConfig]:
+        """The whole method under its own name, then each variant."""
+        changes = {self.method: {}, **self.changes}
+        shared = {"method": self.method, "dataset": dataset, "preset": preset, "seed": seed}
+        return {
+            name: RunConfig(**shared, **_merged(self.base.get(preset, {}), changes[name]))
+            for name in self.names(preset)
+        }
+
+    def name_of(self, config: RunConfig) -> str | None:
+        """Which of `names` a config is, whatever its seed and candidates; None if it is none."""
+        if config.method != self.method:
+            return None
+        plain = config.model_copy(update={"candidates": EVERY_KIND[0], "seed": 0})
+        return _ids(self, config.preset, config.dataset).get(plain.config_id)
+
+
+@lru_cache(maxsize=64)
+def _ids(study: Study, preset: Preset, dataset: str) -> dict[str, str]:
+    """Config ids with seed 0, and their names."""
+    return {config.config_id: name for name, config in study.configs(preset, dataset=dataset).items()}
+
+
+def _merged(base: Change, change: Change) -> Change:
+    return {part: base.get(part, {}) | change.get(part, {}) for part in ("model", "training")}
+
+
+def point(tau: float, beta: float) -> str:
+    """The name of a variant of the study `sensitivity`."""
+    return f"τ {tau:g}, β {beta:g}"
+
+
+def _grid(taus: tuple[float, ...], betas: tuple[float, ...]) -> dict[str, Change]:
+    """Points of a grid, without the one that is the whole method."""
+    points = [pair for pair in product(taus, betas) if pair != OWN]
+    return {point(*pair): {"model": dict(zip(("temperature", "beta"), pair, strict=True))} for pair in points}
+
+
+SHORT: dict[Preset, Change] = {
+    "quick": {"training": {"epochs": 1, "epoch_examples": 300, "validation_users": 20}},
+    "small": {"training": {"epochs": 3, "epoch_examples": 10_000}},
 }
-"""Method -> name of the variant -> model settings that differ from the preset's."""
+"""Trainings of GenSR's studies: some forty runs in half an hour on two cores, or nine within a notebook's minute."""
+
+STUDIES: dict[str, Study] = {
+    "identifiers": Study(
+        "GenSAR",
+        {
+            "semantic ids": {"model": {"identifiers": "semantic"}},
+            "collaborative ids": {"model": {"identifiers": "collaborative"}},
+            "without alignment tasks": {"model": {"alignment": False}},
+        },
+        kinds=EVERY_KIND,
+    ),
+    "ablation": Study(
+        "GenSR",
+        {
+            "CF view only": {"model": {"views": "cf"}},
+            "semantic view only": {"model": {"views": "semantic"}},
+            "without soft filtering": {"model": {"filter": "none"}},
+            "without contrastive learning": {"model": {"contrastive": "none"}},
+            "without the query": {"model": {"query": False}},
+            "without task prompts": {"model": {"task_prompts": False}},
+            "recommendation alone": {"training": {"tasks": ("rec",)}},
+            "search alone": {"training": {"tasks": ("src",)}},
+        },
+        base=SHORT,
+        seeds={"small": 3, "full": 3},
+    ),
+    "sensitivity": Study(
+        "GenSR",
+        _grid(TAUS, BETAS),
+        base=SHORT,
+        only={
+            "quick": tuple(_grid((0.01, 0.07, 0.09), (0.01, 0.3))),
+            "small": tuple(
+                _grid(TAUS, OWN[1:]) | _grid(OWN[:1], (0.001,)) | _grid((0.01, 0.07, 0.09), (0.01, 0.1, 0.3))
+            ),
+        },
+        unasked=("quick", "small"),
+    ),
+    "aggregators": Study(
+        "UniSAR",
+        {
+            "PCGrad": {"training": {"aggregator": "pcgrad"}},
+            "CAGrad": {"training": {"aggregator": "cagrad"}},
+            "MGDA": {"training": {"aggregator": "mgda"}},
+            "Nash-MTL": {"training": {"aggregator": "nash"}},
+        },
+        base={
+            "quick": {"training": {"epochs": 1, "epoch_examples": 1500, "validation_users": 20}},
+            "small": {"training": {"epochs": 5, "epoch_examples": 10_000}},
+        },
+        unasked=("small",),
+    ),
+}
+"""By the name that `unisr reproduce --study` takes; a method's first is its main one."""
 
 
-def variants(method: str, *, preset: Preset, dataset: str = "ml-100k", seed: int = 0) -> dict[str, RunConfig]:
-    """The method itself under its own name, then each of its variants.
+def find(name: str) -> Study:
+    """The study of this name, or the main one of the method of this name (without variants, if it has none).
 
     Raises:
-        UnknownNameError: no such method, or it has no variants.
+        UnknownNameError: neither a study nor a method.
     """
-    name = registry.method(method).card.name
-    if name not in VARIANTS:
-        raise UnknownNameError("method with variants", name, VARIANTS)
-    shared = {"method": name, "dataset": dataset, "preset": preset, "seed": seed}
-    return {name: RunConfig(**shared)} | {
-        label: RunConfig(**shared, model=change) for label, change in VARIANTS[name].items()
-    }
+    if name in STUDIES:
+        return STUDIES[name]
+    method = registry.method(name).card.name
+    return next(iter(studies_of(method).values()), Study(method, {}))
+
+
+def studies_of(method: str) -> dict[str, Study]:
+    """The studies of a method by their names."""
+    return {name: study for name, study in STUDIES.items() if study.method == method}
+
+
+def named(name: str) -> Study:
+    """The study of this name.
+
+    Raises:
+        UnknownNameError: no such study.
+    """
+    if name not in STUDIES:
+        raise UnknownNameError("study", name, STUDIES)
+    return STUDIES[name]
+
+
+def variants(name: str, *, preset: Preset, dataset: str = "ml-100k", seed: int = 0) -> dict[str, RunConfig]:
+    """`Study.configs` of a study, or of a method's main one. Errors as in `find`."""
+    return find(name).configs(preset, dataset=dataset, seed=seed)
 
 
 def label(config: RunConfig) -> str:
     """The name of the variant that a config is, whatever its seed and candidates; else the method's name."""
-    same = config.model_dump(include={"method", "dataset", "preset", "seed", "candidates", "histories", "max_users"})
-    for name, change in VARIANTS.get(config.method, {}).items():
-        if RunConfig(**same, model=change).config_id == config.config_id:
-            return name
-    return config.method
+    names = (study.name_of(config) for study in studies_of(config.method).values())
+    return next((name for name in names if name not in (None, config.method)), config.method)
+
+
+def kinds(config: RunConfig) -> tuple[CandidateKind, ...]:
+    """Which candidates `unisr reproduce` ranks with the weights of a config: every kind, but for runs of a study."""
+    own = RunConfig(**config.model_dump(include={"method", "dataset", "preset", "seed", "candidates"}))
+    if own.config_id == config.config_id:
+        return EVERY_KIND
+    within = [study.kinds for study in studies_of(config.method).values() if study.name_of(config)]
+    return within[0] if within else EVERY_KIND

@@ -21,6 +21,7 @@ from unisr.models.backbone import Backbone, BackboneConfig
 from unisr.models.base import build
 from unisr.models.dual_view import BilinearFilter, MultiHeadFilter, ReleasedContrastive, contrastive_loss
 from unisr.models.joint import GenSR, GenSRConfig
+from unisr.models.joint.gensr import PARTS
 from unisr.models.tokenizer import token_table, train_tokenizer
 
 TEXTS = ["", "toy story animation comedy 1990s", "heat crime thriller 1990s", "a comedy of errors"]
@@ -285,3 +286,105 @@ def test_the_tokenizer_is_the_same_in_every_process() -> None:
 
 def test_the_card_requires_the_table_it_reads() -> None:
     assert registry.method("gensr").card.requires == ("LightGCN",)
+
+
+# What the ablation takes away.
+
+
+def silent(model: GenSR, batch: Batch) -> set[str]:
+    """Trainable parameters that the losses do not reach."""
+    sum(model.losses(batch).values()).backward()
+    trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
+    return {n for n, p in trained.items() if p.grad is None or not p.grad.any()}
+
+
+@pytest.mark.parametrize("view", ["cf", "semantic"])
+@pytest.mark.parametrize("slots", ["filtered", "sequence+filtered"])
+@pytest.mark.parametrize("layout", ["packed", "joint"])
+def test_a_single_view_leaves_out_the_other_and_the_alignment(
+    setting: Setting, view: str, slots: str, layout: str
+) -> None:
+    shared = {"slots": slots, "layout": layout, "freeze_cf": False}
+    whole, single = (make(setting, GenSRConfig(views=v, **shared)) for v in ("both", view))
+    batch = training_batch(setting, single, 24)
+    assert set(single.losses(batch)) == {"rec", "src"} and "contrastive" in whole.losses(batch)
+    assert silent(single, batch) == set(TestGenSR.no_gradient)
+    ours, theirs = single.state_dict(), whole.state_dict()
+    (other,) = set(PARTS) - {view}
+    assert {name.split(".")[0] for name in theirs.keys() - ours.keys()} == set(PARTS[other])
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours), "what is kept starts as in the whole model"
+    lost = 2 + (single.config.history if "sequence" in slots else 0)
+    assert single.prompts(batch)[0].shape[1] == whole.prompts(batch)[0].shape[1] - lost
+    assert set(single.explain(batch)) == {view}
+
+
+def test_a_single_view_reads_its_own_source_alone(setting: Setting) -> None:
+    tables = {"LightGCN": {"item_propagated": setting.tables["LightGCN"]["item_propagated"].flip(0)}}
+    for views, by_table, by_text in [("both", True, True), ("cf", True, False), ("semantic", False, True)]:
+        config = GenSRConfig(views=views)
+        model = make(setting, config)
+        batch = setting.batch(model)
+        before = scores(model, batch)
+        other = build(GenSR, config, setting.corpus, seed=0, tables=tables).eval()
+        assert torch.equal(scores(other, batch), before) != by_table
+        model.item_tokens[1:] = model.item_tokens[1:].flip(0)
+        assert torch.equal(scores(model, batch), before) != by_text
+
+
+@pytest.mark.parametrize("view", ["cf", "semantic"])
+def test_a_single_view_keeps_the_contract(setting: Setting, view: str) -> None:
+    model = make(setting, GenSRConfig(views=view))
+    batch = setting.batch(model)
+    found = scores(model, batch)
+    order = torch.randperm(batch.candidates.shape[1], generator=torch.Generator().manual_seed(0))
+    permuted = Batch(**{**vars(batch), "candidates": batch.candidates[:, order]})
+    torch.testing.assert_close(scores(model, permuted), found[:, order], rtol=2e-5, atol=2e-5)
+    alone = torch.cat([scores(model, batch.select(torch.tensor([row]))) for row in range(len(batch))])
+    torch.testing.assert_close(alone, found, rtol=2e-5, atol=2e-5)
+    none = torch.zeros_like(batch.items)
+    empty = Batch(**{**vars(batch), "items": none, "tasks": none, "queries": none})
+    assert torch.isfinite(scores(model, empty)).all()
+    with torch.inference_mode():
+        catalog = model.score_catalog(batch)
+    torch.testing.assert_close(catalog.gather(1, batch.candidates - 1), found, rtol=2e-5, atol=2e-5)
+
+
+def test_without_task_prompts_only_the_query_tells_the_tasks_apart(setting: Setting) -> None:
+    for prompts in (True, False):
+        model = make(setting, GenSRConfig(task_prompts=prompts))
+        batch = setting.batch(model)
+        swapped = Batch(**{**vars(batch), "task": 3 - batch.task})
+        assert torch.equal(scores(model, swapped), scores(model, batch)) != prompts
+        searched = batch.select(batch.query > 0)
+        other = Batch(**{**vars(searched), "query": searched.query % setting.dataset.n_queries + 1})
+        assert not torch.allclose(scores(model, other), scores(model, searched))
+    assert silent(model, training_batch(setting, model, 24)) == set(TestGenSR.no_gradient)
+
+
+def test_without_soft_filtering_history_weighs_the_same_for_every_candidate(setting: Setting) -> None:
+    model = make(setting, GenSRConfig(filter="none"))
+    batch = setting.batch(model)
+    read = ((batch.tasks > 0) & (torch.arange(batch.items.shape[1]) >= batch.items.shape[1] - 20)).float()
+    for weights in model.explain(batch).values():
+        torch.testing.assert_close(weights, (read / read.sum(1, keepdim=True)).unsqueeze(1).expand_as(weights))
+    assert silent(model, training_batch(setting, model, 24)) == set(TestGenSR.no_gradient)
+
+
+@pytest.mark.parametrize("changes", [dict(contrastive="none"), dict(beta=0.0), dict(contrastive="released", beta=0.0)])
+def test_without_contrastive_learning_there_is_no_such_term_and_no_idle_parameter(
+    setting: Setting, changes: dict
+) -> None:
+    model = make(setting, GenSRConfig(**changes))
+    batch = training_batch(setting, model, 24)
+    assert set(model.losses(batch)) == {"rec", "src"}
+    assert silent(model, batch) == set(TestGenSR.no_gradient)
+
+
+def test_the_full_ranking_variant_has_the_same_switches(world: Dataset) -> None:
+    setting = Setting(world, registry.method("GenSR-full"))
+    for changes in ({"views": "cf"}, {"views": "semantic"}, {"task_prompts": False}):
+        config = setting.method.Config(history=5, **changes)
+        model = build(setting.method, config, setting.corpus, seed=0, tables=setting.tables).eval()
+        terms = model.losses(setting.training_batch(model, 8))
+        assert ("contrastive" in terms) == ("views" not in changes)
+        assert torch.isfinite(scores(model, setting.batch(model))).all()

@@ -49,7 +49,7 @@ class TrainLoader:
     Every batch holds the tasks in the proportion of their positives, so that they are exhausted
     together, as in UniSAR. `config.epoch_examples` bounds the positives of an epoch by a subsample drawn
     for that epoch. Negatives are outside the user's training items. The positive stands in a random
-    column. The last batch may be smaller.
+    column. The last batch may be smaller. With `config.tasks`, the rows of other tasks are then left out of each batch.
 
     Raises:
         ConfigError: `tasks` is empty or the dataset has no training targets of them.
@@ -68,12 +68,13 @@ class TrainLoader:
     ) -> None:
         self.dataset, self.histories, self.config, self.seed = dataset, histories, config, seed
         self.history_length = history_length
+        self._kept = [int(TASKS[t]) for t in config.tasks or tasks]
         self._positives = [dataset.rows(Split.TRAIN, TASKS[t]) for t in tasks]
         total = sum(map(len, self._positives))
         if not total:
             raise ConfigError(f"{dataset.name}: no training targets of the tasks {tuple(tasks)}; allowed: rec, src")
         self.examples = min(total, config.epoch_examples or total)
-        """Positives per epoch."""
+        """Positives per epoch, of all `tasks`."""
         shares = np.array([len(p) for p in self._positives]) * self.examples / total
         self._bounds = np.round(np.cumsum(np.r_[0, shares])).astype(int)
         self._sampler = Sampler.of(dataset, train_only=True)
@@ -89,7 +90,10 @@ class TrainLoader:
         rng = generator(self.seed, "train batches", epoch)
         order = self._order(rng)
         for start in range(0, len(order), self.config.batch_size):
-            yield self._batch(order[start : start + self.config.batch_size], rng)
+            rows = order[start : start + self.config.batch_size]
+            rows = rows[np.isin(self.dataset.column("task")[rows], self._kept)]
+            if len(rows):
+                yield self.batch_of(rows, rng)
 
     def _order(self, rng: np.random.Generator) -> np.ndarray:
         """`[examples]` event rows: each task shuffled, then interleaved in proportion."""
@@ -99,7 +103,8 @@ class TrainLoader:
             places.append((np.arange(size) + rng.random()) / max(size, 1))
         return np.concatenate(rows)[np.argsort(np.concatenate(places), kind="stable")]
 
-    def _batch(self, rows: np.ndarray, rng: np.random.Generator) -> Batch:
+    def batch_of(self, rows: np.ndarray, rng: np.random.Generator) -> Batch:
+        """The batch of the positives at event `rows` [B], with negatives and columns drawn from `rng`."""
         users, positives = self.dataset.column("user")[rows], self.dataset.column("item")[rows]
         n, k = len(rows), self.config.negatives
         column = rng.integers(0, k + 1, n)
@@ -184,6 +189,7 @@ class SequenceLoader:
         history_length: tuple[int, int] = (50, 0),
         seed: int = 0,
     ) -> None:
+        tasks = config.tasks or tasks
         if "rec" not in tasks:
             raise ConfigError(f"sequences have recommendation targets only; tasks are {tuple(tasks)}, 'rec' is missing")
         self.dataset, self.config, self.seed, self.length = dataset, config, seed, sum(history_length)

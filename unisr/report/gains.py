@@ -15,7 +15,7 @@ from unisr.data.schema import Dataset, Split, Task
 from unisr.errors import UnisrError, UnknownNameError
 from unisr.evaluation import metrics
 from unisr.evaluation.statistics import average_seeds, bootstrap_interval
-from unisr.report.comparison import TableError, one_protocol
+from unisr.report.comparison import TableError, method_name, one_protocol
 from unisr.report.store import Run
 
 CUTOFFS = range(1, 21)
@@ -38,8 +38,13 @@ def measure(name: str) -> Callable[[np.ndarray], np.ndarray]:
     return lambda rank: function(rank, k)
 
 
-def values(runs: Sequence[Run], task: str, metric: str) -> pd.DataFrame:
+def values(
+    runs: Sequence[Run], task: str, metric: str, *, label: Callable[[Run], str] = method_name
+) -> pd.DataFrame:
     """[n queries, methods]: values of every query, averaged over the seeds of a method; the index is the event row.
+
+    Args:
+        label: names a run's column.
 
     Raises:
         TableError: no run has the task, the protocols differ, or the methods ranked different queries.
@@ -49,7 +54,7 @@ def values(runs: Sequence[Run], task: str, metric: str) -> pd.DataFrame:
     groups: dict[str, list[Run]] = {}
     for run in runs:
         if task in run.metrics:
-            groups.setdefault(run.config.method, []).append(run)
+            groups.setdefault(label(run), []).append(run)
     if not groups:
         raise TableError(f"none of {len(runs)} runs has results for task {task!r}")
     one_protocol([run for group in groups.values() for run in group])

@@ -28,9 +28,10 @@ from unisr.config import TrainConfig
 from unisr.data.batches import Batch, SequenceBatch
 from unisr.errors import ConfigError
 from unisr.models.base import Scorer
-from unisr.progress import progress
+from unisr.progress import progress, tell_epochs
 from unisr.random import seed_from
 from unisr.training import checkpoint
+from unisr.training.aggregation import Aggregation
 from unisr.training.checkpoint import Checkpoint, Position
 from unisr.training.log import Meter, TrainLog
 from unisr.training.schedules import learning_rate
@@ -72,9 +73,10 @@ def train(
 ) -> TrainLog:
     """Train in place, leave the best epoch's weights in the scorer and return the log.
 
-    AdamW on the sum of the scorer's losses, decay on tensors of two or more dimensions only. Stops after
-    `config.patience` epochs without a better mean of the validation metrics that end in `NDCG@5`; without
-    `validate` all epochs are run and the last weights stay. A scorer without trainable parameters is left alone.
+    AdamW on the sum of the scorer's losses, or on what `config.aggregator` makes of the tasks' gradients; decay on
+    tensors of two or more dimensions only. Stops after `config.patience` epochs without a better mean of the validation
+    metrics that end in `NDCG@5`; without `validate` all epochs are run and the last weights stay. A scorer without
+    trainable parameters is left alone.
 
     Several processes (`accelerate launch`): process i of n takes batches i, i + n, … of each epoch, the last
     `steps mod n` batches are left out, gradients are averaged, and the main process alone validates and writes.
@@ -105,6 +107,7 @@ def train(
                 row = trainer.epoch(bar, validate)
                 if checkpoints:
                     trainer.save(checkpoints, owner)
+                tell_epochs(scorer.card.name, trainer.at.rows)
                 if on_epoch:
                     on_epoch(row)
     return trainer.finish()
@@ -123,6 +126,8 @@ class _Trainer:
                 f"an epoch has {loader.steps} batches for {self.accelerator.num_processes} process(es); "
                 f"lower training.batch_size (it is {config.batch_size}) or use more data"
             )
+        processes = self.accelerator.num_processes
+        self.aggregation = None if config.aggregator == "sum" else Aggregation(scorer, config, processes=processes)
         optimizer = torch.optim.AdamW(_groups(scorer, config), lr=config.learning_rate, fused=True)
         self.model, self.optimizer = self.accelerator.prepare(Losses(scorer), optimizer)
         self.at = Position()
@@ -133,6 +138,8 @@ class _Trainer:
         started = time.perf_counter()
         self.model.train()
         self.scorer.start_epoch(self.at.epoch, self.config.epochs)
+        if self.aggregation:
+            self.aggregation.start_epoch()
         number, first_step = self.at.epoch + 1, self.at.step
         meter = Meter(number)
         accelerator = self.accelerator
@@ -166,8 +173,13 @@ class _Trainer:
         for place, batch in enumerate(window, 1):
             with nullcontext() if place == len(window) else self.accelerator.no_sync(self.model):
                 losses = self.model(batch.to(self.accelerator.device))
-                self.accelerator.backward(sum(losses.values()) / len(window))
+                if self.aggregation:
+                    self.aggregation.add(losses, share=1 / len(window))
+                else:
+                    self.accelerator.backward(sum(losses.values()) / len(window))
             meter.add(losses, examples=len(batch))
+        if self.aggregation:
+            self.aggregation.apply()
         limit = self.config.clip_norm or math.inf
         meter.add_norm(self.accelerator.clip_grad_norm_(self.model.parameters(), limit))
         self.optimizer.step()

@@ -12,7 +12,7 @@ from unisr.data.corpus import Corpus
 from unisr.data.schema import TASKS
 from unisr.models.base import Tables
 from unisr.models.item_tokens import ItemTokens
-from unisr.models.joint.gensr import GenSR, GenSRConfig, Part, join_parts
+from unisr.models.joint.gensr import Encoded, GenSR, GenSRConfig, Part, join_parts
 from unisr.models.prompts import Segments
 from unisr.registry import Card, TaskName, register
 
@@ -71,13 +71,13 @@ class GenSRFull(ItemTokens, GenSR):
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """`rec` + `src`: -log p of the positive over the catalog, averaged over the batch; beta x Eq. 10."""
-        encoded, mask = self._encoded(batch)
+        encoded = self._encoded(batch)
         positives = (batch.candidates * (batch.labels > 0)).amax(1)
-        logits = self.catalog_logits(self.backbone.answers(*self._prompt(batch, encoded, mask)))
+        logits = self.catalog_logits(self.backbone.answers(*self._prompt(batch, encoded)))
         nll = F.cross_entropy(logits, positives - 1, reduction="none")
         terms = {name: (nll * (batch.task == int(task))).mean() for name, task in TASKS.items()}
-        if self.config.contrastive != "none" and self.config.beta > 0:
-            terms["contrastive"] = self.config.beta * self._alignment(batch, mask, encoded, [])
+        if self.aligned:
+            terms["contrastive"] = self.config.beta * self._alignment(batch, encoded, {})
         return terms
 
     def score(self, batch: Batch) -> Tensor:
@@ -88,16 +88,15 @@ class GenSRFull(ItemTokens, GenSR):
 
     def states(self, batch: Batch) -> Tensor:
         """Answer states `[B, d]`."""
-        return self.backbone.answers(*self._prompt(batch, *self._encoded(batch)))
+        return self.backbone.answers(*self._prompt(batch, self._encoded(batch)))
 
-    def _encoded(self, batch: Batch) -> tuple[tuple[Tensor, Tensor, Tensor], Tensor]:
-        items = (batch.items * (batch.tasks > 0))[:, -self.config.history :]
-        return self.views(items), items > 0
+    def _encoded(self, batch: Batch) -> Encoded:
+        return self.views((batch.items * (batch.tasks > 0))[:, -self.config.history :])
 
-    def _prompt(self, batch: Batch, encoded: tuple[Tensor, Tensor, Tensor], mask: Tensor) -> Part:
-        cf, semantic = self._sequences(encoded, mask)
+    def _prompt(self, batch: Batch, encoded: Encoded) -> Part:
+        sequences = self._sequences(encoded)
         text = [self._segment(k, batch.task) for k in (0, 1, 4)]
-        return join_parts([self._query(batch), text[0], cf, text[1], semantic, text[2]])
+        return join_parts([self._query(batch), text[0], *sequences["cf"], text[1], *sequences["semantic"], text[2]])
 
 
 def _training(epochs: int, examples: int, **changes: float) -> TrainConfig:

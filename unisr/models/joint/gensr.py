@@ -5,89 +5,38 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
-from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from unisr.config import ModelConfig, TrainConfig
+from unisr.config import TrainConfig
 from unisr.data.batches import Batch
 from unisr.data.corpus import Corpus
 from unisr.data.schema import TASKS
 from unisr.errors import ConfigError
-from unisr.models.backbone import Backbone, BackboneConfig
-from unisr.models.base import Scorer, Tables
-from unisr.models.dual_view import (
-    BilinearFilter,
-    MeanFilter,
-    MultiHeadFilter,
-    ReleasedContrastive,
-    contrastive_loss,
-)
+from unisr.models.backbone import Backbone
+from unisr.models.base import Scorer, Tables, required_table
+from unisr.models.dual_view import BilinearFilter, MeanFilter, MultiHeadFilter, ReleasedContrastive, contrastive_loss
+from unisr.models.joint.gensr_config import GenSRConfig
 from unisr.models.layers import SequenceEncoder
 from unisr.models.pooling import masked_mean
-from unisr.models.prompts import WORDINGS, Segments, Wording, prompt_texts
-from unisr.models.tokenizer import token_table
+from unisr.models.prompts import WORDINGS, Segments, prompt_texts
+from unisr.models.tokenizer import register_texts
 from unisr.registry import Card, TaskName, register
 
 Part = tuple[Tensor, Tensor]
 """Embeddings [B, T, d] and their validity mask [B, T]."""
-Encoded = tuple[Tensor, Tensor, Tensor]
-"""C_u [B, N, d_cf], S_u [B, N', d] and the semantic mask [B, N']."""
+View = Literal["cf", "semantic"]
+PARTS: dict[View, tuple[str, ...]] = {
+    "cf": ("cf_table", "cf_encoder", "cf_filter", "projection"),
+    "semantic": ("semantic_encoder", "semantic_filter"),
+}
+"""The modules of each view, in the order of the slots."""
+Encoded = dict[View, Part]
+"""C_u [B, N, d_cf] and S_u [B, N', d], each with its mask; N' is N, or 10 N where the semantic unit is the token."""
+Slots = tuple[dict[View, Tensor], dict[View, Tensor]]
+"""The slots of Eq. 9 by view, each [B, C, d]: those of the history and those of the candidate."""
 TITLE_TOKENS = 10
 """Tokens per history item where the semantic history is a sequence of tokens (released code)."""
-
-
-class GenSRConfig(ModelConfig):
-    """Hyper-parameters and switches; every default is the paper's form, `released()` the published code's."""
-
-    backbone: BackboneConfig = BackboneConfig()
-    layout: Literal["joint", "packed"] = "packed"
-    """joint: one prompt per candidate, as in the paper; packed: one prefix per user and a block per candidate."""
-    history: int = Field(20, ge=1)
-    """N, the latest events of both tasks that are read."""
-    item_tokens: int = Field(32, ge=1)
-    """Tokens kept of an item's text."""
-    cf_table: Literal["propagated", "ego"] = "propagated"
-    """Which LightGCN table: after propagation, or the layer-0 weights the released code loads."""
-    freeze_cf: bool = True
-    encoder_layers: int = Field(1, ge=1)
-    encoder_heads: int = Field(2, ge=1)
-    positions: bool = True
-    """Learned positions in the history encoders; the released code has none."""
-    dropout: float = Field(0.1, ge=0, lt=1)
-    semantic_unit: Literal["item", "token"] = "item"
-    """One vector per history item (Eq. 6), or the first ten tokens of each as in the released code."""
-    filter: Literal["multihead", "bilinear", "none"] = "multihead"
-    """Soft filtering: Eq. 7–8, the released bilinear form, or the mean of the history."""
-    slots: Literal["filtered", "sequence", "sequence+filtered"] = "filtered"
-    """What stands in the two history slots of Eq. 9: the filtered vectors of Eq. 8 (also the released form), the
-    sequences C_u, S_u that Eq. 9 prints, or both. Eq. 8's vectors have no other place in the model."""
-    wording: Wording = "concise"
-    query: bool = True
-    """Whether the search prompt holds the query; the released code never fills it in."""
-    contrastive: Literal["paper", "released", "none"] = "paper"
-    temperature: float = Field(0.07, gt=0)
-    beta: float = Field(0.01, ge=0)
-    """Weight of the contrastive term, Eq. 11."""
-    answers: Literal["two", "vocabulary"] = "two"
-    """Softmax of Eq. 12 over {Yes, No} (constrained generation) or over the whole vocabulary."""
-    ranking: Literal["margin", "probability"] = "margin"
-    """Score: logit(Yes) - logit(No), or P(Yes) over the vocabulary, which underflows to ties."""
-
-    @model_validator(mode="after")
-    def _possible(self) -> GenSRConfig:
-        if self.semantic_unit == "token" and self.slots != "filtered":
-            raise ValueError("semantic_unit='token' has 10 positions per item: it needs slots='filtered'")
-        return self
-
-    @classmethod
-    def released(cls, **changes: object) -> GenSRConfig:
-        """Every switch as in the released code (reference/gensr.md section 6)."""
-        switches = dict(
-            layout="joint", cf_table="ego", positions=False, semantic_unit="token", filter="bilinear", slots="filtered",
-            wording="released", query=False, contrastive="released", answers="vocabulary", ranking="probability",
-        )  # fmt: skip
-        return cls.model_validate({**switches, **changes})
 
 
 @register
@@ -127,33 +76,19 @@ class GenSR(Scorer):
     def _add_tokens(self, config: GenSRConfig, corpus: Corpus) -> None:
         tokenizer = self.backbone.tokenizer
         segments = self.wording()
-        tables = {
-            "item": token_table(tokenizer, corpus.item_texts, limit=config.item_tokens),
-            "query": token_table(tokenizer, corpus.query_texts, limit=config.item_tokens),
-            **{
-                f"segment_{k}": token_table(tokenizer, ["", segments["rec"][k], segments["src"][k]], limit=128)
-                for k in range(5)
-            },
-        }
-        for name, (tokens, mask) in tables.items():
-            self.register_buffer(f"{name}_tokens", tokens, persistent=False)
-            self.register_buffer(f"{name}_mask", mask, persistent=False)
+        if not config.task_prompts:
+            segments = dict.fromkeys(segments, segments["rec"])
+        texts = {"item": corpus.item_texts, "query": corpus.query_texts}
+        register_texts(self, tokenizer, texts, limit=config.item_tokens)
+        words = {f"segment_{k}": ["", segments["rec"][k], segments["src"][k]] for k in range(5)}
+        register_texts(self, tokenizer, words, limit=128)
         if config.semantic_unit == "token":
             titles = [row[row > 0][:TITLE_TOKENS] for row in self.item_tokens]
             titles = torch.stack([F.pad(row, (0, TITLE_TOKENS - len(row))) for row in titles])
             self.register_buffer("title_tokens", titles, persistent=False)
 
     def _add_views(self, config: GenSRConfig, corpus: Corpus) -> None:
-        try:
-            table = self.tables["LightGCN"][f"item_{config.cf_table}"]
-        except KeyError:
-            raise ConfigError(
-                f"GenSR needs LightGCN's table 'item_{config.cf_table}'; run it through unisr.run"
-            ) from None
-        if len(table) != corpus.n_items + 1:
-            raise ConfigError(
-                f"LightGCN's table has {len(table) - 1} items, the corpus {corpus.n_items}: not the same dataset"
-            )
+        table = required_table(self.tables, "LightGCN", f"item_{config.cf_table}", rows=corpus.n_items)
         # Unit variance per entry puts CF vectors on the scale of the backbone's embeddings.
         table = F.normalize(table.float(), dim=-1) * table.shape[1] ** 0.5
         self.cf_table = nn.Embedding.from_pretrained(table, freeze=config.freeze_cf, padding_idx=0)
@@ -163,8 +98,20 @@ class GenSR(Scorer):
         self.semantic_encoder = self._encoder(config, width, units)
         self.cf_filter, self.semantic_filter = (_filter(config, w) for w in (cf_width, width))
         self.projection = nn.Linear(cf_width, width)
-        if config.contrastive == "released":
+        # Built whole and then taken apart, so that what a single view keeps starts as in the whole model.
+        for name in (name for view in PARTS if not self.has(view) for name in PARTS[view]):
+            delattr(self, name)
+        if config.contrastive == "released" and self.aligned:
             self.released_contrastive = ReleasedContrastive(width)
+
+    def has(self, view: View) -> bool:
+        """Whether the config keeps this view."""
+        return self.config.views in ("both", view)
+
+    @property
+    def aligned(self) -> bool:
+        """Whether the loss has the contrastive term, which aligns two views."""
+        return self.config.contrastive != "none" and self.config.beta > 0 and self.config.views == "both"
 
     def _encoder(self, config: GenSRConfig, width: int, length: int) -> SequenceEncoder:
         return SequenceEncoder(
@@ -192,36 +139,37 @@ class GenSR(Scorer):
         )
 
     def views(self, items: Tensor) -> Encoded:
-        """Encoded histories of items [B, N]: C_u [B, N, d_cf] (Eq. 5), S_u [B, N', d] (Eq. 6), semantic mask [B, N'].
-
-        N' is N, or 10 N where the semantic unit is the token.
-        """
-        mask = items > 0
-        cf = self.cf_encoder(self.cf_table(items), mask)
-        if self.config.semantic_unit == "item":
-            return cf, self.semantic_encoder(self.text(items), mask), mask
-        tokens = self.title_tokens[items].flatten(1)
-        mask = tokens > 0
-        return cf, self.semantic_encoder(self.backbone.embedding(tokens), mask), mask
+        """Encoded histories of items [B, N] by view: C_u (Eq. 5) and S_u (Eq. 6)."""
+        mask, encoded = items > 0, {}
+        if self.has("cf"):
+            encoded["cf"] = self.cf_encoder(self.cf_table(items), mask), mask
+        if self.has("semantic"):
+            if self.config.semantic_unit == "item":
+                vectors = self.text(items)
+            else:
+                tokens = self.title_tokens[items].flatten(1)
+                vectors, mask = self.backbone.embedding(tokens), tokens > 0
+            encoded["semantic"] = self.semantic_encoder(vectors, mask), mask
+        return encoded
 
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """Eq. 11: `rec` + `src` = Eq. 12 averaged over all candidates of the batch, and beta x Eq. 10."""
-        encoded, mask, slots, _ = self._read(batch)
-        states = self._states(batch, encoded, mask, slots)
+        encoded, slots, _ = self._read(batch)
+        states = self._states(batch, encoded, slots)
         vocabulary = self.config.answers == "vocabulary"
         logits = self.backbone.logits(states, vocabulary=vocabulary)
         no = 1 - batch.labels.long()
         target = self.backbone.answer_ids[no] if vocabulary else no
         nll = F.cross_entropy(logits.flatten(0, 1), target.flatten(), reduction="none").view_as(batch.labels)
         terms = {name: (nll * (batch.task == task)[:, None]).sum() / nll.numel() for name, task in TASKS.items()}
-        if self.config.contrastive != "none" and self.config.beta > 0:
-            terms["contrastive"] = self.config.beta * self._alignment(batch, mask, encoded, slots)
+        if self.aligned:
+            terms["contrastive"] = self.config.beta * self._alignment(batch, encoded, slots[0])
         return terms
 
     def score(self, batch: Batch) -> Tensor:
         """[B, C] logit(Yes) - logit(No), or P(Yes) where the config asks for the released ranking."""
-        encoded, mask, slots, _ = self._read(batch)
-        states = self._states(batch, encoded, mask, slots)
+        encoded, slots, _ = self._read(batch)
+        states = self._states(batch, encoded, slots)
         if self.config.ranking == "probability":
             return self.backbone.logits(states, vocabulary=True).softmax(-1)[..., self.backbone.answer_ids[0]]
         logits = self.backbone.logits(states)
@@ -229,85 +177,89 @@ class GenSR(Scorer):
 
     @torch.no_grad()
     def explain(self, batch: Batch) -> dict[str, Tensor]:
-        """Soft-filter weights over the history: `cf` and `semantic`, each [B, C, L], aligned with `batch.items`."""
-        _, mask, _, weights = self._read(batch)
-        if self.config.semantic_unit == "token":
-            weights["semantic"] = weights["semantic"].unflatten(-1, (mask.shape[1], TITLE_TOKENS)).sum(-1)
-        unread = batch.items.shape[1] - mask.shape[1]
-        return {view: F.pad(w, (unread, 0)) for view, w in weights.items()}
+        """Soft-filter weights over the history by view, each [B, C, L], aligned with `batch.items`."""
+        _, _, weights = self._read(batch)
+        if self.config.semantic_unit == "token" and self.has("semantic"):
+            weights["semantic"] = weights["semantic"].unflatten(-1, (-1, TITLE_TOKENS)).sum(-1)
+        return {view: F.pad(w, (batch.items.shape[1] - w.shape[-1], 0)) for view, w in weights.items()}
 
-    def _read(self, batch: Batch) -> tuple[Encoded, Tensor, list[Tensor], dict[str, Tensor]]:
-        """Both views of the last N events, their mask [B, N], the four slots and the soft-filter weights."""
-        items = (batch.items * (batch.tasks > 0))[:, -self.config.history :]
-        encoded = self.views(items)
-        return encoded, items > 0, *self._slots(encoded, items > 0, batch.candidates)
+    def _read(self, batch: Batch) -> tuple[Encoded, Slots, dict[View, Tensor]]:
+        """The encoded last N events, the slots and the soft-filter weights."""
+        encoded = self.views((batch.items * (batch.tasks > 0))[:, -self.config.history :])
+        return encoded, *self._slots(encoded, batch.candidates)
 
-    def _slots(self, encoded: Encoded, mask: Tensor, candidates: Tensor) -> tuple[list[Tensor], dict]:
-        """The four slots of Eq. 9, each [B, C, d], and the soft-filter weights."""
-        cf, semantic, semantic_mask = encoded
-        e, s = self.cf_table(candidates), self.text(candidates)
-        cf_filtered, cf_weights = self.cf_filter(e, cf, mask)
-        sem_filtered, sem_weights = self.semantic_filter(s, semantic, semantic_mask)
-        slots = [self.projection(cf_filtered), sem_filtered, self.projection(e), s]
-        return slots, {"cf": cf_weights, "semantic": sem_weights}
+    def _slots(self, encoded: Encoded, candidates: Tensor) -> tuple[Slots, dict[View, Tensor]]:
+        """The slots of Eq. 9 and the soft-filter weights."""
+        history, candidate, weights = {}, {}, {}
+        if self.has("cf"):
+            vectors = self.cf_table(candidates)
+            filtered, weights["cf"] = self.cf_filter(vectors, *encoded["cf"])
+            history["cf"], candidate["cf"] = self.projection(filtered), self.projection(vectors)
+        if self.has("semantic"):
+            candidate["semantic"] = self.text(candidates)
+            history["semantic"], weights["semantic"] = self.semantic_filter(
+                candidate["semantic"], *encoded["semantic"]
+            )
+        return (history, candidate), weights
 
-    def _alignment(self, batch: Batch, mask: Tensor, encoded: Encoded, slots: list[Tensor]) -> Tensor:
+    def _alignment(self, batch: Batch, encoded: Encoded, history: dict[View, Tensor]) -> Tensor:
+        """Eq. 10 over both views; the released form reads the slots of the history."""
         temperature = self.config.temperature
         if self.config.contrastive == "released":
-            return self.released_contrastive(slots[0].flatten(0, 1), slots[1].flatten(0, 1), temperature=temperature)
-        cf, semantic, semantic_mask = encoded
+            flat = (history[view].flatten(0, 1) for view in PARTS)
+            return self.released_contrastive(*flat, temperature=temperature)
+        (cf, mask), (semantic, semantic_mask) = encoded["cf"], encoded["semantic"]
         known = mask.any(1)
         u, v = masked_mean(self.projection(cf), mask)[known], masked_mean(semantic, semantic_mask)[known]
         return contrastive_loss(u, v, batch.user[known], temperature=temperature) if known.any() else u.sum()
 
     def prompts(self, batch: Batch) -> Part:
         """The joint layout's prompts, one per candidate (Eq. 9): embeddings [B·C, S, d] and mask [B·C, S]."""
-        encoded, mask, slots, _ = self._read(batch)
-        return self._joint(batch, encoded, mask, slots)
+        encoded, slots, _ = self._read(batch)
+        return self._joint(batch, encoded, slots)
 
-    def _states(self, batch: Batch, encoded: Encoded, mask: Tensor, slots: list[Tensor]) -> Tensor:
+    def _states(self, batch: Batch, encoded: Encoded, slots: Slots) -> Tensor:
         """Answer states [B, C, d] by the configured layout."""
         if self.config.layout == "packed":
-            return self.backbone.packed_answers(*self._packed(batch, encoded, mask, slots))
-        states = self.backbone.answers(*self._joint(batch, encoded, mask, slots))
+            return self.backbone.packed_answers(*self._packed(batch, encoded, slots))
+        states = self.backbone.answers(*self._joint(batch, encoded, slots))
         return states.unflatten(0, batch.candidates.shape)
 
-    def _packed(
-        self, batch: Batch, encoded: Encoded, mask: Tensor, slots: list[Tensor]
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def _packed(self, batch: Batch, encoded: Encoded, slots: Slots) -> tuple[Tensor, Tensor, Tensor]:
         """Shared prefix (query, text, sequences) and one block per candidate (slots, last token of the text)."""
         text = [self._segment(k, batch.task) for k in range(5)]
-        histories = self._sequences(encoded, mask)
+        sequences = self._sequences(encoded)
         end = tuple(x[:, :-1] for x in text[4])
-        prefix = [self._query(batch), text[0], histories[0], text[1], histories[1], text[2], text[3], end]
-        cue = text[4][0][:, None, -1:].expand(-1, slots[0].shape[1], -1, -1)
-        own = slots[2:] if self.config.slots == "sequence" else slots
-        return *join_parts(prefix), torch.cat([torch.stack(own, dim=2), cue], dim=2)
+        prefix = [self._query(batch), text[0], *sequences["cf"], text[1], *sequences["semantic"], *text[2:4], end]
+        cue = text[4][0][:, None, -1:].expand(-1, batch.candidates.shape[1], -1, -1)
+        history = () if self.config.slots == "sequence" else slots[0].values()
+        return *join_parts(prefix), torch.cat([torch.stack([*history, *slots[1].values()], dim=2), cue], dim=2)
 
-    def _joint(self, batch: Batch, encoded: Encoded, mask: Tensor, slots: list[Tensor]) -> Part:
+    def _joint(self, batch: Batch, encoded: Encoded, slots: Slots) -> Part:
         """One prompt per candidate: shared parts are repeated, slots differ."""
         count = batch.candidates.shape[1]
 
         def shared(part: Part) -> Part:
             return tuple(x.repeat_interleave(count, dim=0) for x in part)
 
-        def slot(vector: Tensor) -> Part:
-            flat = vector.flatten(0, 1).unsqueeze(1)
-            return flat, torch.ones(flat.shape[:2], dtype=torch.bool, device=flat.device)
+        def slot(vectors: dict[View, Tensor], view: View) -> list[Part]:
+            flat = [vectors[view].flatten(0, 1).unsqueeze(1)] if view in vectors else []
+            return [(x, torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)) for x in flat]
 
         text = [shared(self._segment(k, batch.task)) for k in range(5)]
-        histories = [[shared(h)] for h in self._sequences(encoded, mask)]
+        histories = {view: [shared(part) for part in parts] for view, parts in self._sequences(encoded).items()}
         if self.config.slots != "sequence":
-            histories = [[*h, slot(filtered)] for h, filtered in zip(histories, slots[:2], strict=True)]
-        parts = [shared(self._query(batch)), text[0], *histories[0], text[1], *histories[1]]
-        return join_parts([*parts, text[2], slot(slots[2]), text[3], slot(slots[3]), text[4]])
+            histories = {view: [*parts, *slot(slots[0], view)] for view, parts in histories.items()}
+        parts = [shared(self._query(batch)), text[0], *histories["cf"], text[1], *histories["semantic"]]
+        return join_parts([*parts, text[2], *slot(slots[1], "cf"), text[3], *slot(slots[1], "semantic"), text[4]])
 
-    def _sequences(self, encoded: Encoded, mask: Tensor) -> list[Part]:
-        """The sequences C_u (projected) and S_u that stand in the history slots; empty where the config has none."""
-        cf, semantic, semantic_mask = encoded
-        if self.config.slots == "filtered":
-            return [(semantic[:, :0], semantic_mask[:, :0])] * 2
-        return [(self.projection(cf), mask), (semantic, semantic_mask)]
+    def _sequences(self, encoded: Encoded) -> dict[View, list[Part]]:
+        """The sequences C_u (projected) and S_u that stand in the history slots; none where the config has none."""
+        sequences: dict[View, list[Part]] = {view: [] for view in PARTS}
+        if self.config.slots != "filtered":
+            for view, (vectors, mask) in encoded.items():
+                sequences[view] = [(self.projection(vectors) if view == "cf" else vectors, mask)]
+        return sequences
 
     def _segment(self, k: int, task: Tensor) -> Part:
         tokens, mask = getattr(self, f"segment_{k}_tokens"), getattr(self, f"segment_{k}_mask")
