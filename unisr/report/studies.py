@@ -1,0 +1,105 @@
+"""What stands at the head of a study's page: which runs, how they were trained, what is missing."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from unisr import registry
+from unisr.config import RunConfig, TrainConfig
+from unisr.data.candidates import N_NEGATIVES
+from unisr.errors import UnknownNameError
+from unisr.evaluation.metrics import chance
+from unisr.evaluation.statistics import bootstrap_interval
+from unisr.paths import paper_dir, results_dir
+from unisr.report.store import Run
+from unisr.variants import STUDIES
+
+
+def about(name: str, runs: Sequence[Run]) -> str:
+    """Markdown: dataset, preset, number of seeds, the training that all runs of a study share beside the preset's own,
+    and the variants that are not stored.
+
+    Args:
+        name: of the study.
+        runs: its stored runs, at least one.
+    """
+    study, first = STUDIES[name], runs[0].config
+    seeds: dict[str, set[int]] = {}
+    for run in runs:
+        seeds.setdefault(study.name_of(run.config) or "", set()).add(run.config.seed)
+    counts = sorted({len(found) for found in seeds.values()})
+    own = registry.method(study.method).presets[first.preset][0]
+    others = len(seeds) - (study.method in seeds)
+    text = (f"**{first.dataset}, preset {first.preset}**: {study.method} and {others} variant{'s' * (others != 1)}, "
+            f"{' to '.join(map(str, dict.fromkeys([counts[0], counts[-1]])))} seed(s) each, all trained for "
+            f"{length(first.training)}.")  # fmt: skip
+    if length(own) != length(first.training):
+        text += f" The preset trains longer ({length(own)}): a contrast is fair at equal budgets only, so the whole "
+        text += "model was trained again as its variants are."
+    if missing := [variant for variant in study.names(first.preset) if variant not in seeds]:
+        command = f"unisr reproduce --data {first.dataset} --preset {first.preset} --study {name}"
+        text += f" Not stored: {'; '.join(missing)}. Make them with `{command}`."
+    if left := [variant for variant in study.changes if variant not in study.names(first.preset)]:
+        text += f" Not run at this preset: {len(left)} of the paper's {len(study.changes) + 1} points."
+    return text
+
+
+def length(training: TrainConfig) -> str:
+    """How long a training is, in words."""
+    examples = "all" if training.epoch_examples is None else f"{training.epoch_examples:,}"
+    return f"{training.epochs} epoch{'s' if training.epochs != 1 else ''} of {examples} examples"
+
+
+def changes(name: str, preset: str) -> pd.DataFrame:
+    """Columns variant and settings: what each variant of a study changes in the whole model."""
+    study = STUDIES[name]
+    told = {variant: [f"{part}.{setting} = {value}" for part, settings in study.changes[variant].items()
+                      for setting, value in settings.items()] for variant in study.names(preset)[1:]}  # fmt: skip
+    return pd.DataFrame({"variant": list(told), "settings": [", ".join(settings) for settings in told.values()]})
+
+
+def learned(values: pd.Series, metric: str) -> bool:
+    """Whether the 95 % interval of the mean of a metric over queries, among 99 negatives each, lies above chance."""
+    low, _ = bootstrap_interval(values.to_numpy())
+    return bool(low > chance(np.full(len(values), N_NEGATIVES + 1))[metric])
+
+
+def per_cent(value: float) -> str:
+    """A number of the paper, or a dash where it has none."""
+    return "–" if pd.isna(value) else f"{value:.1f}"
+
+
+def svg_text(draw: Callable[[], Figure]) -> str:
+    """A matplotlib figure as SVG text, the same bytes for the same drawing, for a page or a file."""
+    import matplotlib
+
+    with matplotlib.rc_context({"svg.hashsalt": "unisr", "svg.fonttype": "none", "font.family": "sans-serif"}):
+        plot, text = draw(), io.StringIO()
+        plot.savefig(text, format="svg", metadata={"Date": None})
+    return text.getvalue()[text.getvalue().index("<svg") :]
+
+
+def write_svg(text: str, stem: str, config: RunConfig) -> Path:
+    """Store an SVG beside the figures of the config's dataset and preset: `results/<dataset>/<preset>/figures/`."""
+    path = results_dir() / config.dataset / config.preset / "figures" / f"{stem}.svg"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def printed(section: str) -> pd.DataFrame:
+    """The GenSR paper's numbers of a section (`ablation_sec6.6`, …): dataset, task, method, metric, value.
+
+    Raises:
+        UnknownNameError: there is no file of this section.
+    """
+    path = paper_dir() / f"gensr_{section}.csv"
+    if not path.exists():
+        raise UnknownNameError("section of the paper", section, [p.stem for p in paper_dir().glob("gensr_*_sec*.csv")])
+    return pd.read_csv(path)
