@@ -7,8 +7,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tqdm import tqdm
-
 from unisr import registry
 from unisr.config import Preset, RunConfig
 from unisr.errors import StoreError
@@ -70,9 +68,8 @@ def reproduce(
     if runs_only:
         summary.seconds = time.monotonic() - started
         return summary
-    for source in sources:
-        summary.outcomes.append(timed(source.stem, lambda source=source: _notebook(source, dataset, preset)))
-        tqdm.write(str(summary.outcomes[-1]))
+    pages = [Job(source.stem, (source, dataset, preset)) for source in sources]
+    summary.outcomes += run_jobs(pages, _execute, processes=jobs)
     summary.outcomes.append(timed("report", lambda: str(report())))
     if not summary.outcomes[-1].failed:
         summary.index = Path(summary.outcomes[-1].note)
@@ -165,7 +162,9 @@ def _name(method: str, seed: int) -> str:
     return f"{method} seed {seed}"
 
 
-def _notebook(source: Path, dataset: str, preset: str) -> str:
+def _execute(page: tuple[Path, str, str]) -> str:
+    """Execute a notebook with a dataset and a preset, as far as it takes them; the note is the executed copy's path."""
+    source, dataset, preset = page
     known = notebooks.parameters(source)
     given = {name: value for name, value in {"dataset": dataset, "preset": preset}.items() if name in known}
     folder = notebooks.folder({"dataset": dataset, "preset": preset})
