@@ -35,6 +35,54 @@ class ModelConfig(Settings):
     """Base of a method's hyper-parameters; each method class has its own `Config`."""
 
 
+class NullSpaceConfig(Settings):
+    """Directions that general text hardly uses; a covered weight may change on these alone."""
+
+    side: Literal["input", "output"] = "input"
+    """input: P from second moments of a layer's inputs, applied to the final update from the right, so that the update
+    is zero on all other inputs. output: the released form, P from those of its outputs, applied to gradients before
+    basis and Adam, which lets a share of the update leak."""
+    energy: float | None = Field(0.01, gt=0, lt=1)
+    """Share of the second moment's trace that all directions of the null space hold together at most."""
+    threshold: float | None = Field(None, gt=0)
+    """In place of `energy`: an absolute bound on an eigenvalue (released: 2e-2)."""
+    tokens: int = Field(20_000, ge=1)
+    """Tokens of general text that the second moments are taken over."""
+
+    @model_validator(mode="after")
+    def _one_rule(self) -> NullSpaceConfig:
+        if (self.energy is None) == (self.threshold is None):
+            raise ValueError("give one of energy and threshold; set the other to null")
+        return self
+
+
+class SubspaceConfig(Settings):
+    """The GEMS optimizer (`unisr.training.gems`): low-rank subspaces of gradients, in which Adam works."""
+
+    rank: int = Field(32, ge=1)
+    """Of the shared subspace, at most the shorter side of a weight; the tasks' have half of it, at least 1."""
+    gap: int = Field(50, ge=1)
+    """Steps between refreshes of the bases (T)."""
+    scale: float = Field(1.0, gt=0)
+    """α: what an update is multiplied by when it is mapped back."""
+    task_subspaces: bool = True
+    """False keeps the shared subspace alone, which without a null space is GaLore."""
+    basis: Literal["svd", "randomized", "random"] = "svd"
+    """Singular vectors of the gradient by a whole or a randomized SVD, or random directions."""
+    moments: Literal["keep", "reset", "rotate"] = "keep"
+    """What becomes of Adam's moments when a basis is refreshed; released: keep."""
+    orthogonal: bool = False
+    """Whether the tasks' bases are taken from what the shared basis leaves."""
+    task_weights: Literal["equal", "shares", "conflict"] = "equal"
+    """Weights of the tasks' updates: 1 and 1; the released heuristic of loss, norm and count shares; or `equal` less
+    the part in which the tasks' updates oppose each other."""
+    passes: Literal["counted", "three"] = "counted"
+    """The shared gradient: the tasks' own, weighted by their counts, or from a third pass over the whole batch."""
+    state: Literal["fp32", "bf16"] = "fp32"
+    """Precision of bases and moments."""
+    null_space: NullSpaceConfig | None = None
+
+
 class TrainConfig(Settings):
     """How a method is trained. One `epoch` draws `epoch_examples` positives."""
 
@@ -60,6 +108,8 @@ class TrainConfig(Settings):
     """Batches per optimiser step."""
     aggregator: Literal["sum", "pcgrad", "cagrad", "mgda", "nash"] = later("sum")
     """How the tasks' gradients become one (`unisr.training.aggregation`); all but sum need a joint method."""
+    subspace: SubspaceConfig | None = later(None)
+    """Trains the weights that the method covers with GEMS or GaLore, the others with AdamW; None is AdamW for all."""
     precision: Literal["no", "bf16"] = "no"
     patience: int = Field(5, ge=1)
     """Epochs without a better mean validation NDCG@5 before training stops."""
