@@ -14,7 +14,7 @@ from unisr.config import RunConfig
 from unisr.errors import StoreError, UnknownNameError
 from unisr.evaluation.metrics import ndcg
 from unisr.evaluation.statistics import holm
-from unisr.report import ablation, lineup, store, studies, study_figures
+from unisr.report import ablation, lineup, store, studies, study_figures, svg
 from unisr.report.store import Run
 from unisr.variants import STUDIES, variants
 
@@ -126,7 +126,7 @@ def test_figure_and_its_twin(runs: list[Run], tmp_path: Path) -> None:
     assert [len(trace.x) for trace in diamonds] == [4, 4]
     text = study_figures.drops_svg(frame, "NDCG@5")
     assert text == study_figures.drops_svg(frame, "NDCG@5") and all(name in text for name in rec.index)
-    path = studies.write_svg(text, "ablation", runs[0].config)
+    path = svg.store_svg(text, "ablation", dataset="synthetic", preset="small")
     assert path == tmp_path / "synthetic" / "small" / "figures" / "ablation.svg" and path.read_text() == text
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from itertools import product
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -113,15 +112,15 @@ def test_views_show_what_they_are_asked_for() -> None:
     assert information.verdict_table(information.verdicts(frame)).count(SUPPORTED) == 16
 
 
-def test_figures_have_a_panel_per_task_and_a_color_per_method(tmp_path: Path) -> None:
+def test_figures_have_a_panel_per_task_and_a_color_per_method() -> None:
     frame = whole(0.1)
     plot = information_figures.intervals(frame, RELEVANCE)
     assert len(plot.data) == 2 * 2 * len(CONTROLS)
     assert sum(len(trace.x) for trace in plot.data) == len(frame.query("against == '' and quantity == @RELEVANCE"))
     colors = {trace.name.split(",")[0]: trace.marker.color for trace in plot.data}
     assert len(set(colors.values())) == 2
-    one, two = (information_figures.intervals_svg(frame, RELEVANCE, tmp_path / name) for name in ("a.svg", "b.svg"))
-    assert one.read_bytes() == two.read_bytes() and b"<svg" in one.read_bytes()
+    one, two = (information_figures.intervals_svg(frame, RELEVANCE) for _ in range(2))
+    assert one == two and one.startswith("<svg")
 
 
 def test_the_check_does_not_depend_on_what_was_learned() -> None:

@@ -13,7 +13,7 @@ from plotly.subplots import make_subplots
 
 from unisr.report.conflict import PAPER_LAYER, SEVERE, of_part
 from unisr.report.figures import LEGEND_BELOW, PALETTE, TEMPLATE
-from unisr.report.studies import svg_text
+from unisr.report.svg import svg_text
 
 BOUNDS = (-1.05, 1.05)
 COSINE = "cosine of the tasks' gradients [−1, 1]"

@@ -12,10 +12,12 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 import plotly.io as pio
+from matplotlib.figure import Figure
 from plotly.subplots import make_subplots
 
 from unisr import registry
 from unisr.data.schema import TASK_TITLES
+from unisr.report.svg import svg_text, write_svg
 
 # A figure in a notebook carries its JSON (compared by nbval) and a small HTML form (kept by nbconvert).
 if "PLOTLY_RENDERER" not in os.environ:
@@ -49,6 +51,13 @@ def figure(title: str, x: str, y: str, *, height: int = 380) -> go.Figure:
     return go.Figure(layout=layout)
 
 
+def error_bars(rows: pd.DataFrame, *, digits: int = 4, color: str | None = None) -> dict[str, object]:
+    """plotly's `error_x` or `error_y` of rows with the columns value, low and high."""
+    ends = {"array": rows["high"] - rows["value"], "arrayminus": rows["value"] - rows["low"]}
+    return {"type": "data", "symmetric": False, "thickness": 1.5, "width": 4, "color": color,
+            **{name: length.round(digits).tolist() for name, length in ends.items()}}  # fmt: skip
+
+
 def ordered(frame: pd.DataFrame) -> list[str]:
     """Methods of a comparison frame from weakest to strongest (mean over the tasks they have)."""
     return frame.groupby("method")["value"].mean().sort_values(kind="stable").index.tolist()
@@ -79,10 +88,8 @@ def comparison(frame: pd.DataFrame, metric: str) -> go.Figure:
 
 
 def _dots(rows: pd.DataFrame, family: str, color: str, *, legend: bool) -> go.Scatter:
-    bars = {"type": "data", "symmetric": False, "thickness": 1.5, "width": 4,
-            "array": rows["high"] - rows["value"], "arrayminus": rows["value"] - rows["low"]}
-    return go.Scatter(x=rows["value"], y=rows["method"], error_x=bars, mode="markers", name=family, legendgroup=family,
-                      showlegend=legend, marker={"color": color, "size": 9},
+    return go.Scatter(x=rows["value"], y=rows["method"], error_x=error_bars(rows), mode="markers", name=family,
+                      legendgroup=family, showlegend=legend, marker={"color": color, "size": 9},
                       hovertemplate="%{y}: %{x:.4f}<extra>" + family + "</extra>")
 
 
@@ -188,13 +195,10 @@ def _focus(plot: go.Figure, frame: pd.DataFrame) -> None:
 
 def comparison_svg(frame: pd.DataFrame, metric: str, path: Path) -> Path:
     """The dot plot of `comparison` as an SVG file (matplotlib); same bytes for the same frame."""
-    import matplotlib
-    from matplotlib.figure import Figure
-
     frame = frame[frame["metric"] == metric]
     order = ordered(frame)
     tasks = [t for t in TASK_TITLES if t in set(frame["task"])]
-    with matplotlib.rc_context({"svg.hashsalt": "unisr", "svg.fonttype": "none", "font.family": "sans-serif"}):
+    def draw() -> Figure:
         plot = Figure(figsize=(9, 0.9 + 0.32 * len(order)), layout="constrained")
         axes = np.atleast_1d(plot.subplots(1, max(1, len(tasks)), sharey=True))
         for axis, task in zip(axes, tasks, strict=False):
@@ -208,9 +212,9 @@ def comparison_svg(frame: pd.DataFrame, metric: str, path: Path) -> Path:
             axis.grid(axis="x", color="#e6e6e6")
             axis.spines[["top", "right"]].set_visible(False)
         plot.legend(*_legend(axes), loc="outside lower center", ncols=4, frameon=False)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        plot.savefig(path, format="svg", metadata={"Date": None})
-    return path
+        return plot
+
+    return write_svg(svg_text(draw), path)
 
 
 def _legend(axes: np.ndarray) -> tuple[list[object], list[str]]:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
+from matplotlib.figure import Figure
 from plotly.subplots import make_subplots
 
 from unisr.analysis.input_output import CONTROLS, LN2, RELEVANCE
 from unisr.analysis.mutual_information import ESTIMATORS
 from unisr.data.schema import TASK_TITLES
-from unisr.report.figures import LEGEND_BELOW, PALETTE, TEMPLATE, figure
+from unisr.report.figures import LEGEND_BELOW, PALETTE, TEMPLATE, error_bars, figure
+from unisr.report.svg import svg_text
 
 SYMBOLS = dict(zip(CONTROLS, ("circle", "circle-open", "x-thin-open"), strict=True))
 
@@ -42,19 +42,13 @@ def _traces(rows: pd.DataFrame) -> list[go.Scatter]:
     """One per method and control: a point per estimator and seed, side by side."""
     traces = []
     for trace, line, places in _series(rows):
-        bars = {"type": "data", "symmetric": False, "thickness": 1.5, "width": 3,
-                "array": line["high"] - line["value"], "arrayminus": line["value"] - line["low"]}  # fmt: skip
         traces.append(go.Scatter(
-            x=line["value"].round(4).tolist(), y=places, error_x={k: _plain(v) for k, v in bars.items()},
+            x=line["value"].round(4).tolist(), y=places, error_x=error_bars(line),
             mode="markers", name=f"{trace[0]}, {trace[1]}", customdata=line["seed"].tolist(),
             marker={"color": PALETTE[trace[2] % len(PALETTE)], "symbol": SYMBOLS[trace[1]], "size": 8},
             hovertemplate="%{x:.3f} nats, seed %{customdata}<extra>%{fullData.name}</extra>",
         ))  # fmt: skip
     return traces
-
-
-def _plain(value: object) -> object:
-    return value.round(4).tolist() if isinstance(value, pd.Series) else value
 
 
 def _series(rows: pd.DataFrame) -> list[tuple[tuple[str, str, int], pd.DataFrame, list[float]]]:
@@ -73,16 +67,13 @@ def _series(rows: pd.DataFrame) -> list[tuple[tuple[str, str, int], pd.DataFrame
     return found
 
 
-def intervals_svg(frame: pd.DataFrame, quantity: str, path: Path) -> Path:
-    """The figure of `intervals` as an SVG file (matplotlib); same bytes for the same frame."""
-    import matplotlib
-    from matplotlib.figure import Figure
-
+def intervals_svg(frame: pd.DataFrame, quantity: str) -> str:
+    """The figure of `intervals` as SVG (matplotlib)."""
     rows = frame[(frame["against"] == "") & (frame["quantity"] == quantity)]
     tasks = [task for task in TASK_TITLES if task in set(rows["task"])]
     names = [name for name in ESTIMATORS if name in set(rows["estimator"])]
     marks = dict(zip(CONTROLS, ("o", "o", "x"), strict=True))
-    with matplotlib.rc_context({"svg.hashsalt": "unisr", "svg.fonttype": "none", "font.family": "sans-serif"}):
+    def draw() -> Figure:
         plot = Figure(figsize=(9, 1.2 + 0.8 * len(names)), layout="constrained")
         axes = np.atleast_1d(plot.subplots(1, max(1, len(tasks)), sharey=True))
         for axis, task in zip(axes, tasks, strict=False):
@@ -100,9 +91,9 @@ def intervals_svg(frame: pd.DataFrame, quantity: str, path: Path) -> Path:
             axis.spines[["top", "right"]].set_visible(False)
         plot.suptitle(quantity)
         plot.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        plot.savefig(path, format="svg", metadata={"Date": None})
-    return path
+        return plot
+
+    return svg_text(draw)
 
 
 def on_gaussians(frame: pd.DataFrame) -> go.Figure:
@@ -116,8 +107,6 @@ def on_gaussians(frame: pd.DataFrame) -> go.Figure:
     plot.add_scatter(x=ends, y=ends, mode="lines", name="truth", line={"color": "#999", "dash": "dot"})
     for number, name in enumerate(dict.fromkeys(frame["estimator"])):
         rows, color = frame[frame["estimator"] == name], PALETTE[number]
-        bars = {"type": "data", "symmetric": False, "thickness": 1.2, "width": 3,
-                "array": _plain(rows["high"] - rows["value"]), "arrayminus": _plain(rows["value"] - rows["low"])}
-        plot.add_scatter(x=rows["truth"].tolist(), y=_plain(rows["value"]), error_y=bars, name=name,
-                         mode="lines+markers", line={"color": color}, marker={"size": 7})  # fmt: skip
+        plot.add_scatter(x=rows["truth"].tolist(), y=rows["value"].round(4).tolist(), error_y=error_bars(rows),
+                         name=name, mode="lines+markers", line={"color": color}, marker={"size": 7})  # fmt: skip
     return plot.update_layout(**LEGEND_BELOW)

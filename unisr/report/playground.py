@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import html
-import io
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
 import pandas as pd
 import plotly.graph_objects as go
+from matplotlib.figure import Figure
 from plotly.subplots import make_subplots
 
 from unisr import registry
@@ -23,6 +23,7 @@ from unisr.report.figures import LEGEND_BELOW, PALETTE, TEMPLATE
 from unisr.report.inspect import Inspector, RankView
 from unisr.report.lineup import ordered
 from unisr.report.store import Run
+from unisr.report.svg import svg_text
 from unisr.report.widgets import side_by_side, table
 
 METRIC = "NDCG@10"
@@ -71,28 +72,26 @@ def curves_figure(frame: pd.DataFrame, *, title: str) -> go.Figure:
 
 def curves_svg(frame: pd.DataFrame) -> str:
     """The same curves as an SVG with a description of their last points: what a widget can show while they grow."""
-    from matplotlib.figure import Figure
-
     axes = list(frame["axis"].unique())
     if not axes:
         return "<p>No epoch yet.</p>"
-    plot = Figure(figsize=(9, 2.8), layout="constrained")
-    panels = dict(zip(axes, plot.subplots(1, len(axes), squeeze=False)[0], strict=True))
-    told = []
-    for axis, color, rows in _panels(frame):
-        name, last = rows["series"].iloc[0], rows.iloc[-1]
-        panels[axis].plot(rows["epoch"], rows["value"], marker="o", ms=3, color=color, label=name)
-        told.append(f"{axis}, {name}: {last['value']:.4f} after epoch {last['epoch']:g}")
-    for axis, panel in panels.items():
-        panel.set(xlabel="epoch", ylabel=axis)
-        panel.xaxis.get_major_locator().set_params(integer=True)
-        panel.grid(color="#e6e6e6")
-        panel.spines[["top", "right"]].set_visible(False)
-        panel.legend(frameon=False, fontsize="small")
-    out = io.StringIO()
-    plot.savefig(out, format="svg", metadata={"Date": None})
-    label = html.escape("; ".join(told), quote=True)
-    return f'<div role="img" aria-label="{label}">{out.getvalue()[out.getvalue().index("<svg"):]}</div>'
+    told = [f"{axis}, {rows['series'].iloc[0]}: {rows['value'].iloc[-1]:.4f} after epoch {rows['epoch'].iloc[-1]:g}"
+            for axis, _, rows in _panels(frame)]  # fmt: skip
+
+    def draw() -> Figure:
+        plot = Figure(figsize=(9, 2.8), layout="constrained")
+        panels = dict(zip(axes, plot.subplots(1, len(axes), squeeze=False)[0], strict=True))
+        for axis, color, rows in _panels(frame):
+            panels[axis].plot(rows["epoch"], rows["value"], marker="o", ms=3, color=color, label=rows["series"].iloc[0])
+        for axis, panel in panels.items():
+            panel.set(xlabel="epoch", ylabel=axis)
+            panel.xaxis.get_major_locator().set_params(integer=True)
+            panel.grid(color="#e6e6e6")
+            panel.spines[["top", "right"]].set_visible(False)
+            panel.legend(frameon=False, fontsize="small")
+        return plot
+
+    return f'<div role="img" aria-label="{html.escape("; ".join(told), quote=True)}">{svg_text(draw)}</div>'
 
 
 def beside(config: RunConfig, mine: Sequence[Run] = ()) -> pd.DataFrame:

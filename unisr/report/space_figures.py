@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import io
 import re
 
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
+from matplotlib.figure import Figure
 from plotly.subplots import make_subplots
 
 from unisr.analysis.parameter_space import DATA
@@ -15,6 +15,7 @@ from unisr.analysis.separation import density
 from unisr.data.schema import TASK_TITLES
 from unisr.report.figures import LEGEND_BELOW, PALETTE, TEMPLATE
 from unisr.report.space import Spaces, chosen, numbers_table
+from unisr.report.svg import svg_text
 
 COLORS = {"rec": PALETTE[0], "src": PALETTE[1]}
 PROJECTION_TITLES = {"pca": "PCA", "umap": "UMAP", "tsne": "t-SNE"}
@@ -26,19 +27,31 @@ LEVELS = np.linspace(0.1, 0.9, 5)
 
 def figure_3(all_: Spaces, left: str, right: str) -> go.Figure:
     """The paper's three panels: the data (t-SNE, with kernel density), and both methods' main layers (PCA)."""
-    data = all_.layers(DATA)[-1]
-    panels = [(f"data: {data} (t-SNE)", chosen(all_, DATA, data, "tsne", "none"))]
-    for method in (left, right):
-        layer = all_.main(method)
-        panels.append((f"{method}: {layer} (PCA)", chosen(all_, method, layer, "pca", "trained")))
-    plot = make_subplots(cols=3, subplot_titles=[_wrapped(title) for title, _ in panels], horizontal_spacing=0.05)
-    for col, (_, rows) in enumerate(panels, start=1):
+    panels = _panels(all_, left, right)
+    plot = make_subplots(cols=3, subplot_titles=[_wrapped(title) for title in panels], horizontal_spacing=0.05)
+    for col, rows in enumerate(panels.values(), start=1):
         for trace in _clouds(rows, legend=col == 1):
             plot.add_trace(trace, row=1, col=col)
     plot.update_annotations(font_size=12)
     plot.update_xaxes(title="first axis [standard deviations]")
     plot.update_yaxes(title="second axis [standard deviations]", col=1)
     return plot.update_layout(template=TEMPLATE, height=460, margin_t=90, **LEGEND_BELOW)
+
+
+def figure_3_svg(all_: Spaces, left: str, right: str) -> str:
+    """`figure_3` as SVG."""
+    panels = _panels(all_, left, right)
+    return clouds_svg({_wrapped(title).replace("<br>", "\n"): rows for title, rows in panels.items()}, "")
+
+
+def _panels(all_: Spaces, left: str, right: str) -> dict[str, pd.DataFrame]:
+    """Points by the panel's title."""
+    data = all_.layers(DATA)[-1]
+    panels = {f"data: {data} (t-SNE)": chosen(all_, DATA, data, "tsne", "none")}
+    for method in (left, right):
+        layer = all_.main(method)
+        panels[f"{method}: {layer} (PCA)"] = chosen(all_, method, layer, "pca", "trained")
+    return panels
 
 
 def _wrapped(title: str) -> str:
@@ -101,11 +114,7 @@ def view(all_: Spaces, *, method: str, layer: str, projection: str) -> str:
 
 def clouds_svg(panels: dict[str, pd.DataFrame], title: str) -> str:
     """Panels with points and density contours of both tasks as an SVG element; the same frames give the same text."""
-    import matplotlib
-    from matplotlib.figure import Figure
-
-    style = {"svg.hashsalt": "unisr", "svg.fonttype": "none", "font.family": "sans-serif", "path.simplify": False}
-    with matplotlib.rc_context(style):
+    def draw() -> Figure:
         plot = Figure(figsize=(4.2 * len(panels) + 0.4, 4), layout="constrained", dpi=72)
         for axis, (name, rows) in zip(np.atleast_1d(plot.subplots(1, len(panels))), panels.items(), strict=True):
             for task, points in rows.groupby("task", sort=False):
@@ -119,6 +128,6 @@ def clouds_svg(panels: dict[str, pd.DataFrame], title: str) -> str:
             axis.spines[["top", "right"]].set_visible(False)
         axis.legend(frameon=False, fontsize=8)
         plot.suptitle(title, fontsize=10)
-        text = io.StringIO()
-        plot.savefig(text, format="svg", metadata={"Date": None})
-    return text.getvalue()[text.getvalue().index("<svg") :]
+        return plot
+
+    return svg_text(draw)

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import io
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
 
 from unisr import registry
-from unisr.config import RunConfig, TrainConfig
+from unisr.config import TrainConfig
 from unisr.data.candidates import N_NEGATIVES
 from unisr.errors import UnknownNameError
 from unisr.evaluation.metrics import chance
 from unisr.evaluation.statistics import bootstrap_interval
-from unisr.paths import paper_dir, results_dir
+from unisr.paths import paper_dir
 from unisr.report.store import Run
 from unisr.variants import STUDIES
 
@@ -73,24 +70,6 @@ def learned(values: pd.Series, metric: str) -> bool:
 def per_cent(value: float) -> str:
     """A number of the paper, or a dash where it has none."""
     return "–" if pd.isna(value) else f"{value:.1f}"
-
-
-def svg_text(draw: Callable[[], Figure]) -> str:
-    """A matplotlib figure as SVG text, the same bytes for the same drawing, for a page or a file."""
-    import matplotlib
-
-    with matplotlib.rc_context({"svg.hashsalt": "unisr", "svg.fonttype": "none", "font.family": "sans-serif"}):
-        plot, text = draw(), io.StringIO()
-        plot.savefig(text, format="svg", metadata={"Date": None})
-    return text.getvalue()[text.getvalue().index("<svg") :]
-
-
-def write_svg(text: str, stem: str, config: RunConfig) -> Path:
-    """Store an SVG beside the figures of the config's dataset and preset: `results/<dataset>/<preset>/figures/`."""
-    path = results_dir() / config.dataset / config.preset / "figures" / f"{stem}.svg"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
-    return path
 
 
 def printed(section: str) -> pd.DataFrame:

@@ -16,7 +16,7 @@ from unisr.data.schema import TASK_TITLES
 from unisr.report import figures
 from unisr.report.figures import PALETTE
 from unisr.report.sensitivity import AXES, Axis, curve
-from unisr.report.studies import svg_text
+from unisr.report.svg import svg_text
 from unisr.variants import OWN
 
 COLORS = {"supported": PALETTE[3], "not supported": PALETTE[0], "undecided": "#9a9a9a"}
@@ -35,9 +35,8 @@ def drops(frame: pd.DataFrame, metric: str, *, title: str) -> go.Figure:
         rows = frame[frame["task"] == task]
         for name, color in COLORS.items():
             own = rows[rows["verdict"] == name]
-            bars = {"type": "data", "symmetric": False, "thickness": 1.5, "width": 4, "color": "#333",
-                    "array": (own["drop_high"] - own["drop"]).round(3).tolist(),
-                    "arrayminus": (own["drop"] - own["drop_low"]).round(3).tolist()}  # fmt: skip
+            drop = own[["drop", "drop_low", "drop_high"]].set_axis(["value", "low", "high"], axis=1)
+            bars = figures.error_bars(drop, digits=3, color="#333")
             plot.add_bar(x=own["drop"].round(3).tolist(), y=own["part"].tolist(), error_x=bars, orientation="h",
                          name=name, legendgroup=name, showlegend=col == 1, marker_color=color,
                          hovertemplate="%{y}: %{x:.1f} %<extra>" + name + "</extra>", row=1, col=col)  # fmt: skip
@@ -91,8 +90,7 @@ def curves(frame: pd.DataFrame, found: pd.DataFrame, metric: str, *, title: str)
                          subplot_titles=[f"β = {OWN[1]:g}", f"τ = {OWN[0]:g}"])  # fmt: skip
     for col, (axis, color) in enumerate(zip(AXES, PALETTE, strict=False), start=1):
         line = curve(frame, axis)
-        bars = {"type": "data", "symmetric": False, "array": (line["high"] - line["value"]).round(4).tolist(),
-                "arrayminus": (line["value"] - line["low"]).round(4).tolist()}  # fmt: skip
+        bars = figures.error_bars(line)
         plot.add_scatter(x=line["x"].tolist(), y=line["value"].round(4).tolist(), error_y=bars, mode="lines+markers",
                          line_color=color, marker_size=8, name=f"over {axis}", row=1, col=col)  # fmt: skip
         own = line[line["x"] == OWN[col - 1]]

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import io
-
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
+from matplotlib.figure import Figure
 from plotly.subplots import make_subplots
 
 from unisr.analysis import theory
 from unisr.analysis.theory import Setting
 from unisr.report.figures import LEGEND_BELOW, PALETTE, TEMPLATE, figure
+from unisr.report.svg import svg_text
 from unisr.report.widgets import side_by_side, table
 
 NAMES = {
@@ -92,11 +92,8 @@ def errors(setting: Setting, measure: str = "error") -> go.Figure:
 
 def errors_svg(setting: Setting) -> str:
     """The error figure as an SVG element, with the setting's similarity marked."""
-    import matplotlib
-    from matplotlib.figure import Figure
-
     frame = theory.sweep(setting, SIMILARITIES[::2])
-    with matplotlib.rc_context({"svg.hashsalt": "unisr", "svg.fonttype": "none", "font.family": "sans-serif"}):
+    def draw() -> Figure:
         plot = Figure(figsize=(5.6, 3.6), layout="constrained", dpi=72)
         axis = plot.subplots()
         for name, rows in frame[frame["measure"] == "error"].groupby("estimator", sort=False):
@@ -109,9 +106,9 @@ def errors_svg(setting: Setting) -> str:
         axis.set_ylim(bottom=0)
         axis.spines[["top", "right"]].set_visible(False)
         axis.legend(frameon=False, fontsize=8)
-        text = io.StringIO()
-        plot.savefig(text, format="svg", metadata={"Date": None})
-    return text.getvalue()[text.getvalue().index("<svg") :]
+        return plot
+
+    return svg_text(draw)
 
 
 def _title(setting: Setting) -> str:
