@@ -11,15 +11,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import product
-from typing import get_args
 
 from unisr import registry
 from unisr.config import PRESETS, CandidateKind, Preset, RunConfig
+from unisr.data.candidates import KINDS
 from unisr.errors import UnknownNameError
 
 Change = dict[str, dict[str, object]]
 """`model` and `training` settings that differ."""
-EVERY_KIND: tuple[CandidateKind, ...] = get_args(CandidateKind)
 TAUS = (0.01, 0.03, 0.05, 0.07, 0.09)
 BETAS = (0.001, 0.01, 0.1, 0.15, 0.2, 0.25, 0.3)
 """The paper's ranges of τ and β (GenSR, section 6.1.3)."""
@@ -62,7 +61,7 @@ class Study:
         """Which of `names` a config is, whatever its seed and candidates; None if it is none."""
         if config.method != self.method:
             return None
-        plain = config.model_copy(update={"candidates": EVERY_KIND[0], "seed": 0})
+        plain = config.model_copy(update={"candidates": KINDS[0], "seed": 0})
         return _ids(self, config.preset, config.dataset).get(plain.config_id)
 
 
@@ -101,7 +100,7 @@ STUDIES: dict[str, Study] = {
             "collaborative ids": {"model": {"identifiers": "collaborative"}},
             "without alignment tasks": {"model": {"alignment": False}},
         },
-        kinds=EVERY_KIND,
+        kinds=KINDS,
     ),
     "ablation": Study(
         "GenSR",
@@ -191,6 +190,6 @@ def kinds(config: RunConfig) -> tuple[CandidateKind, ...]:
     """Which candidates `unisr reproduce` ranks with the weights of a config: every kind, but for runs of a study."""
     own = RunConfig(**config.model_dump(include={"method", "dataset", "preset", "seed", "candidates"}))
     if own.config_id == config.config_id:
-        return EVERY_KIND
+        return KINDS
     within = [study.kinds for study in studies_of(config.method).values() if study.name_of(config)]
-    return within[0] if within else EVERY_KIND
+    return within[0] if within else KINDS

@@ -145,13 +145,18 @@ def plane(points: np.ndarray, projection: Projection, *, seed: int = 0) -> np.nd
     elif projection == "tsne":
         places = TSNE(2, perplexity=near, init="pca", random_state=seed).fit_transform(points)
     else:
-        # Imported here because compiling it takes seconds.
-        from umap import UMAP
-
-        # numba sets OpenMP's threads for all libraries when it starts; they get back what they had.
-        with threadpool_limits(1):
-            places = UMAP(n_neighbors=near, random_state=seed, n_jobs=1).fit_transform(points)
+        places = umap(points, neighbors=near, seed=seed)
     return (places - places.mean(0)) / np.maximum(places.std(0), 1e-12)
+
+
+def umap(points: np.ndarray, *, neighbors: int, seed: int, metric: str = "euclidean") -> np.ndarray:
+    """[n, d] -> [n, 2] by UMAP on one thread; the same seed gives the same places."""
+    # Imported here because compiling it takes seconds.
+    from umap import UMAP
+
+    # numba sets OpenMP's threads for all libraries when it starts; they get back what they had.
+    with threadpool_limits(1):
+        return UMAP(n_neighbors=neighbors, metric=metric, random_state=seed, n_jobs=1).fit_transform(points)
 
 
 def density(places: np.ndarray, x: Sequence[float], y: Sequence[float]) -> np.ndarray:

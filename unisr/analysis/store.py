@@ -44,7 +44,7 @@ def kept(
         ConfigError: `configs` are none, or of several datasets or presets.
         StoreError: the stored table is damaged or incomplete; the message names it.
     """
-    about = {"name": name, "version": version, "settings": settings.model_dump(mode="json"), "runs": _names(configs)}
+    about = _about(name, settings, configs, version)
     folder = _folder(about, configs)
     if not folder.exists():
         table = compute().reset_index(drop=True)
@@ -57,12 +57,12 @@ def kept(
 
 def is_kept(name: str, settings: Settings, configs: Sequence[RunConfig], *, version: int = 1) -> bool:
     """Whether `kept` would read."""
-    about = {"name": name, "version": version, "settings": settings.model_dump(mode="json"), "runs": _names(configs)}
-    return _folder(about, configs).exists()
+    return _folder(_about(name, settings, configs, version), configs).exists()
 
 
-def _names(configs: Sequence[RunConfig]) -> list[str]:
-    return [f"{config.method}-s{config.seed}-{config.config_id}" for config in configs]
+def _about(name: str, settings: Settings, configs: Sequence[RunConfig], version: int) -> dict[str, Any]:
+    runs = [f"{config.method}-s{config.seed}-{config.config_id}" for config in configs]
+    return {"name": name, "version": version, "settings": settings.model_dump(mode="json"), "runs": runs}
 
 
 def _folder(about: dict[str, Any], configs: Sequence[RunConfig]) -> Path:

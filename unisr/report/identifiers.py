@@ -10,6 +10,7 @@ import plotly.graph_objects as go
 import torch
 from torch import Tensor
 
+from unisr.analysis.separation import NEIGHBORS, umap
 from unisr.data.sources import office
 from unisr.errors import UnknownNameError
 from unisr.models.identifiers import ItemIds
@@ -46,11 +47,8 @@ def tree(ids: ItemIds, titles: Sequence[str], *, levels: int, title: str) -> go.
 
 def coordinates(vectors: np.ndarray | Tensor, *, seed: int = 0) -> np.ndarray:
     """UMAP of item vectors [V + 1, d] without row 0 to the plane, `[V, 2]` (cosine distance, 15 neighbors)."""
-    from umap import UMAP
-
     rows = np.asarray(vectors, dtype=np.float32)[1:]
-    reducer = UMAP(n_neighbors=min(15, len(rows) - 1), metric="cosine", random_state=seed, n_jobs=1)
-    return reducer.fit_transform(rows)
+    return umap(rows, neighbors=min(NEIGHBORS, len(rows) - 1), seed=seed, metric="cosine")
 
 
 def plane(places: np.ndarray, ids: ItemIds, titles: Sequence[str], *, title: str, shown: int = 7) -> go.Figure:
