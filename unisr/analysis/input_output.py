@@ -71,7 +71,7 @@ class InputOutput(Settings):
 
 
 QUICK = InputOutput(
-    seeds=1, inputs=2, items=32, estimator=EstimatorSettings(steps=100, batch=64, width=32, resamples=100)
+    seeds=1, inputs=1, items=32, estimator=EstimatorSettings(steps=60, batch=64, width=32, resamples=50)
 )
 """For the quick preset: seconds, and too few pairs to judge by."""
 

@@ -201,7 +201,8 @@ def _train(
     settings: EstimatorSettings,
 ) -> None:  # fmt: skip
     """Leaves the critic with the weights that were best on the validation pairs."""
-    optimizer = torch.optim.AdamW(critic.parameters(), settings.learning_rate, weight_decay=settings.weight_decay)
+    decay, rate = settings.weight_decay, settings.learning_rate
+    optimizer = torch.optim.AdamW(critic.parameters(), rate, weight_decay=decay, fused=True)
     stream, average = generator(seed, "batches"), torch.tensor(1.0)
     best, kept, since = 0.0, {k: v.clone() for k, v in critic.state_dict().items()}, 0
     for step in range(1, settings.steps + 1):

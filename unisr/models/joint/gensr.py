@@ -290,7 +290,7 @@ def _training(epochs: int, examples: int, **changes: float) -> TrainConfig:
 
 
 GenSR.presets = {
-    "quick": (_training(3, 2000, warmup_steps=10), GenSRConfig()),
+    "quick": (_training(2, 800, warmup_steps=5, validation_users=50), GenSRConfig()),
     "small": (_training(10, 15_000), GenSRConfig()),
     "full": (_training(12, 25_000, validation_users=400), GenSRConfig()),
 }
