@@ -259,7 +259,7 @@ class ScorerContract:
         for task in setting.method.card.tasks:
             rows = setting.dataset.rows(Split.TEST, TASKS[task])[:12]
             other, moved = _other_future(setting.dataset, rows)
-            altered = Setting(other, setting.method)
+            altered = type(setting)(other, setting.method)
             theirs = altered.build()
             kept = setting.batch(scorer, rows=rows)
             batch = changed(altered.batch(theirs, rows=moved), candidates=kept.candidates)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from unisr.benchmarks import layouts, ranking
+from unisr.benchmarks import layouts, optimizers, ranking
 from unisr.data.batches import Batch
 from unisr.models.joint import GenSR
 from unisr.paths import results_dir
@@ -50,3 +50,17 @@ def test_layouts_are_compared_on_the_same_queries(monkeypatch: pytest.MonkeyPatc
     assert (tidy["seeds"] == 2).all() and tidy["n"].nunique() <= 2
     assert (tidy["rows_per_second"] > 0).all()
     assert (results_dir() / "synthetic" / "quick" / "tables" / "layouts.md").exists()
+
+
+def test_optimizers_are_compared_on_the_same_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The bytes are checked against the formula within, and are at most half of AdamW's at a rank of s / 8."""
+    monkeypatch.setattr(optimizers, "WORDS", 64)
+    world = optimizers.build("testbed", layers=1, rows=2, tokens=6)
+    rows = {row["optimizer"]: row for row in optimizers.measure(world, gap=50, steps=1)}
+    covered = sum(weight.numel() for weight in world.covered)
+    assert rows["AdamW"]["bytes"] == covered * 8 and rows["AdamW"]["ratio"] == rows["AdamW"]["share"] == 1
+    assert all(row["share"] <= 0.5 for name, row in rows.items() if name != "AdamW")
+    assert rows["GEMS, bf16"]["bytes"] * 2 == rows["GEMS, svd"]["bytes"] == rows["GaLore, svd"]["bytes"] * 2
+    monkeypatch.setattr(optimizers, "state_numbers", lambda weight, settings: 1)
+    with pytest.raises(AssertionError, match="by the formula"):
+        optimizers.measure(world, gap=50, steps=1)

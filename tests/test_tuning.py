@@ -11,10 +11,11 @@ import pytest
 from unisr import tuning
 from unisr.config import RunConfig
 from unisr.data.schema import Split
-from unisr.errors import ConfigError, StoreError, UnisrError
+from unisr.errors import ConfigError, StoreError, UnisrError, UnknownNameError
 from unisr.paths import home
 from unisr.report import searches
-from unisr.tuning import SPACE, draw, settings_of, space_of, tune, with_settings
+from unisr.tuning import SEARCHED, SPACE, draw, settings_of, space_of, tune, with_settings
+from unisr.variants import variants
 
 BASE = RunConfig(method="SASRec", dataset="synthetic", preset="quick")
 
@@ -108,6 +109,25 @@ def test_the_test_split_is_never_ranked(results: Path, monkeypatch: pytest.Monke
     assert set(splits) == {Split.VALIDATION}
 
 
+def test_a_variant_has_a_search_of_its_own(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bases = []
+
+    def untrained(base: RunConfig, search: searches.Search, device: str) -> searches.Trial:
+        bases.append(base)
+        number = len(search.trials)
+        settings = draw(base, search.space, number)
+        return searches.Trial(number=number, settings=settings, value=0.1, epochs=1, best_epoch=1, seconds=1.0)
+
+    monkeypatch.setattr(tuning, "_try", untrained)
+    search = tune("GEMS", variant="LoRA", dataset="synthetic", preset="quick", trials=2)
+    own = RunConfig(method="GEMS", dataset="synthetic", preset="quick")
+    assert [t.settings for t in search.trials] == [draw(own, search.space, n) for n in range(2)]
+    assert bases[0].training.subspace is None and bases[0].model.adapter == "lora"
+    assert searches.find("synthetic", "GEMS", "LoRA") == search and searches.find("synthetic", "GEMS") is None
+    with pytest.raises(UnknownNameError, match="DoRA"):
+        tune("GEMS", variant="DoRe", dataset="synthetic", preset="quick")
+
+
 def test_a_training_that_diverges_is_a_trial_without_a_value(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def diverging(*args: Any, **kwargs: Any) -> None:
         raise UnisrError("diverged")
@@ -132,8 +152,10 @@ def test_a_search_of_another_kind_or_a_damaged_file_is_refused(results: Path) ->
         tune("Popularity", dataset="synthetic", preset="quick", trials=1)
 
 
-def committed() -> list[str]:
-    return sorted(p.stem for p in (home() / "results" / "ml-100k" / "tuning").glob("*.json"))
+def committed() -> list[tuple[str, str]]:
+    """Method and variant, empty for the method itself, of the searches in the repository."""
+    stems = sorted(p.stem for p in (home() / "results" / "ml-100k" / "tuning").glob("*.json"))
+    return [stem.partition(", ")[::2] for stem in stems]
 
 
 OWN_IN_FULL = {
@@ -143,16 +165,16 @@ OWN_IN_FULL = {
 """Methods whose full preset differs from what the search, which trains briefly, chose; each with the reason."""
 
 
-@pytest.mark.parametrize("method", committed())
-def test_the_presets_hold_the_chosen_settings(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("method", "variant"), committed())
+def test_the_presets_hold_the_chosen_settings(method: str, variant: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("UNISR_RESULTS", str(home() / "results"))
-    search = searches.find("ml-100k", method)
+    search = searches.find("ml-100k", method, variant)
     for preset in ("small", "full"):
-        config = RunConfig(method=method, preset=preset)
+        config = variants(SEARCHED, preset=preset)[variant] if variant else RunConfig(method=method, preset=preset)
         if preset == "small" or method not in OWN_IN_FULL:
             assert settings_of(config, search.space) == search.chosen.settings, preset
 
 
 def test_no_method_had_more_trials_than_another(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("UNISR_RESULTS", str(home() / "results"))
-    assert len({len(searches.find("ml-100k", method).trials) for method in committed()}) <= 1
+    assert len({len(searches.find("ml-100k", *names).trials) for names in committed()}) <= 1

@@ -50,7 +50,7 @@ CandidateName = _choices("CandidateName", ("uniform", "popularity", "hard", "ful
 HistoryName = _choices("HistoryName", ("clean", "released"))
 ModeName = _choices("ModeName", ("reuse", "overwrite", "only-cached"))
 DeviceName = _choices("DeviceName", ("cpu", "cuda"))
-BenchName = _choices("BenchName", ("data", "ranking", "layouts", "decoding"))
+BenchName = _choices("BenchName", ("data", "ranking", "layouts", "decoding", "optimizers"))
 
 Json = Annotated[bool, typer.Option("--json", help="Machine-readable: one JSON value on the last line.")]
 Data = Annotated[str, typer.Option("--data", "-d", help="Dataset (see `unisr datasets`).")]
@@ -159,13 +159,15 @@ def tune(
     preset: PresetOption = PresetName.small,
     trials: Annotated[int, typer.Option(min=1, help="Trainings per method, the preset's own settings first.")] = 5,
     seed: Annotated[int, typer.Option(min=0)] = 0,
+    variants: Annotated[bool, typer.Option("--variants", help="GEMS' comparators too, each on its own.")] = False,
     jobs: Annotated[int, typer.Option(min=1, help="Processes side by side.")] = 2,
 ) -> None:
     """Search learning rate, weight decay and dropout on validation, with one space and budget for every method."""
     from unisr.tuning import trainable, tune_all
 
     outcomes = tune_all(
-        methods or trainable(), dataset=data, preset=preset.value, trials=trials, seed=seed, jobs=jobs
+        methods or trainable(), with_variants=variants, dataset=data, preset=preset.value, trials=trials, seed=seed,
+        jobs=jobs,
     )  # fmt: skip
     if any(outcome.failed for outcome in outcomes):
         raise typer.Exit(1)
@@ -184,15 +186,16 @@ def report(
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def bench(context: typer.Context, name: BenchName) -> None:
     """Measure speed: `data` (histories and candidates, events/s), `ranking` (users/s and rows/s of GenSR's paths),
-    `layouts` (GenSR joint against packed: quality and rows/s on real data) or `decoding` (ids along a trie against
-    transformers' generate, users/s)."""
+    `layouts` (GenSR joint against packed: quality and rows/s on real data), `decoding` (ids along a trie against
+    transformers' generate, users/s) or `optimizers` (GEMS against AdamW: seconds a step, bytes of state)."""
     # Benchmarks are scripts too and read their own options from the command line.
     sys.argv = [f"unisr bench {name.value}", *context.args]
     importlib.import_module(f"unisr.benchmarks.{name.value}").main()
 
 
 def _config(method: str, settings: list[str], **fields: Any) -> RunConfig:
-    """The config of a `run` command; each setting is `model.FIELD=VALUE` or `training.FIELD=VALUE`."""
+    """The config of a `run` command; each setting is `model.FIELD=VALUE` or `training.FIELD=VALUE`, and a field of
+    settings within settings `training.FIELD.FIELD=VALUE`."""
     from unisr import registry
     from unisr.config import RunConfig, TrainConfig
 
@@ -203,10 +206,19 @@ def _config(method: str, settings: list[str], **fields: Any) -> RunConfig:
         part, dot, field = path.strip().partition(".")
         if not equals or not dot or part not in kinds:
             raise typer.BadParameter(f"--set {setting!r}: write model.FIELD=VALUE or training.FIELD=VALUE")
+        field, *inner = field.split(".")
         if field not in kinds[part].model_fields:
             raise UnknownNameError(f"{part} setting", field, kinds[part].model_fields)
-        parts[part][field] = _value(text)
+        _put(parts[part], [field, *inner], _value(text))
     return RunConfig(method=method, **parts, **fields)
+
+
+def _put(settings: dict[str, Any], path: list[str], value: Any) -> None:
+    """Set a value in dictionaries within dictionaries."""
+    *outer, last = path
+    for name in outer:
+        settings = settings.setdefault(name, {})
+    settings[last] = value
 
 
 def _value(text: str) -> Any:

@@ -6,7 +6,15 @@ import hashlib
 import json
 from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializeAsAny,
+    SerializerFunctionWrapHandler,
+    model_serializer,
+    model_validator,
+)
 
 PROTOCOL_VERSION = 1
 """Part of every config id: raised when data, candidates or evaluation change results."""
@@ -27,7 +35,10 @@ class Settings(BaseModel):
 
 
 def later(default: Any, **bounds: Any) -> Any:
-    """A field that runs were stored without: at its default it is in no dump, and so their ids stay as they are."""
+    """A field that runs were stored without: at its default it is in no dump, and so their ids stay as they are.
+
+    A `RunConfig` dumps it all the same where its preset has another value: a dump read again is the same config.
+    """
     return Field(default, exclude_if=lambda value: value == default, **bounds)
 
 
@@ -168,6 +179,19 @@ class RunConfig(Settings):
                               f"it does {', '.join(method.card.tasks)}")  # fmt: skip
         return values
 
+    @model_serializer(mode="wrap")
+    def _with_departures(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """The dump with `later` fields that are at their default where the preset's are not."""
+        from unisr import registry
+
+        data = dump(self)
+        for part, preset in zip(("training", "model"), registry.method(self.method).presets[self.preset], strict=True):
+            own = getattr(self, part)
+            for name in set(type(own).model_fields) - set(data.get(part, type(own).model_fields)):
+                if getattr(own, name) != getattr(preset, name):
+                    data[part][name] = getattr(own, name)
+        return data
+
     @property
     def config_id(self) -> str:
         """12 hexadecimal digits over this config, the protocol, the method's version and the configs it requires."""
@@ -190,7 +214,13 @@ S = TypeVar("S", bound=Settings)
 
 
 def _overlay(kind: type[S], base: S, given: Any) -> S:
-    """`base` with the fields of `given` (a settings object or a partial dictionary) laid over it."""
+    """`base` with the fields of `given` (a settings object, or a dictionary that is partial at any depth) over it."""
     if isinstance(given, Settings):
         return kind.model_validate(given.model_dump())
-    return kind.model_validate({**base.model_dump(), **(given or {})})
+    return kind.model_validate(_laid(base, given or {}))
+
+
+def _laid(base: Settings, given: dict[str, Any]) -> dict[str, Any]:
+    inner = {name: _laid(own, value) for name, value in given.items()
+             if isinstance(value, dict) and isinstance(own := getattr(base, name, None), Settings)}  # fmt: skip
+    return {**base.model_dump(), **given, **inner}

@@ -33,6 +33,7 @@ from unisr.errors import ConfigError, StoreError
 from unisr.evaluation import METRICS, evaluate, summary
 from unisr.lock import exclusive
 from unisr.models.base import Scorer, Tables, build
+from unisr.models.causal_lm import CausalLMConfig, general_blocks
 from unisr.progress import progress
 from unisr.report import store
 from unisr.report.environment import Environment
@@ -263,10 +264,13 @@ def build_scorer(config: RunConfig, device: str) -> Scorer:
 
 
 def _tables(config: RunConfig, device: str) -> Tables:
-    """Text vectors where the method's config names their encoder, and what the methods it requires export."""
+    """Text vectors and general prose where the method's config names an encoder or a causal language model of its own,
+    and what the methods it requires export."""
     tables: Tables = {}
     if encoder := getattr(config.model, "text_encoder", None):
         tables["texts"] = {"items": torch.from_numpy(text_vectors(prepare_inputs(config).corpus.item_texts, encoder))}
+    if isinstance(lm := getattr(config.model, "lm", None), CausalLMConfig):
+        tables["prose"] = {"projection": general_blocks(lm)}
     for needed in config.required():
         required = load_scorer(with_weights(needed, device=device))
         with torch.no_grad():

@@ -15,7 +15,7 @@ from typing import Any
 
 from unisr import registry
 from unisr.config import Preset, RunConfig
-from unisr.errors import ConfigError, StoreError, UnisrError
+from unisr.errors import ConfigError, StoreError, UnisrError, UnknownNameError
 from unisr.jobs import Job, Outcome, run_jobs
 from unisr.random import generator
 from unisr.report import searches
@@ -23,6 +23,7 @@ from unisr.report.environment import Environment
 from unisr.report.searches import Search, Trial
 from unisr.run import build_scorer, choose_device, prepare_inputs, validation, with_weights
 from unisr.training import TrainLog, train
+from unisr.variants import STUDIES, variants
 
 SPACE: dict[str, tuple[float, ...]] = {
     "training.learning_rate": (3e-4, 1e-3, 2e-3, 3e-3, 5e-3, 1e-2),
@@ -30,6 +31,8 @@ SPACE: dict[str, tuple[float, ...]] = {
     "model.dropout": (0.0, 0.1, 0.2, 0.3, 0.5),
 }
 """What is searched, for every method alike; a method without a dropout has one dimension less."""
+SEARCHED = "adaptation"
+"""The study whose variants are methods of their own, each with the whole search."""
 EPOCH_SHARE = 0.5
 """Epochs of a trial as a share of the preset's."""
 
@@ -37,6 +40,7 @@ EPOCH_SHARE = 0.5
 def tune(
     method: str,
     *,
+    variant: str = "",
     dataset: str = "ml-100k",
     preset: Preset = "small",
     trials: int = 5,
@@ -45,18 +49,21 @@ def tune(
 ) -> Search:
     """The search of `method`, gone on with until it has `trials` trials, and stored after each of them.
 
+    Args:
+        variant: of the study `SEARCHED` in place of the method itself; trial 0 has the preset's settings.
+
     Raises:
         ConfigError: `trials` is less than 1 or more than the space has settings, or the method has nothing to train.
         StoreError: the stored search is damaged or has another space, preset, seed or method version.
     """
-    base = RunConfig(method=method, dataset=dataset, preset=preset, seed=seed)
+    base = _base(method, variant, dataset=dataset, preset=preset, seed=seed)
     space = space_of(base)
     possible = 1
     for values in space.values():
         possible *= len(values)
     if not 1 <= trials <= possible:
         raise ConfigError(f"trials {trials}: allowed are 1 to {possible}, the settings of the space of {base.method}")
-    search = _started(base, space)
+    search = _started(base, variant, space)
     while len(search.trials) < trials:
         trial = _try(base, search, choose_device(device))
         search = search.model_copy(update={"trials": (*search.trials, trial), "environment": _made_on(base, device)})
@@ -64,30 +71,50 @@ def tune(
     return search
 
 
+def _base(method: str, variant: str, *, dataset: str, preset: Preset, seed: int) -> RunConfig:
+    """Trial 0: the preset, or a variant with the preset's settings in the dimensions that are searched."""
+    own = RunConfig(method=method, dataset=dataset, preset=preset, seed=seed)
+    if not variant:
+        return own
+    found = variants(SEARCHED, dataset=dataset, preset=preset, seed=seed)
+    if own.method != STUDIES[SEARCHED].method or variant not in found:
+        raise UnknownNameError(f"variant of {own.method} in the study {SEARCHED}", variant, found)
+    return with_settings(found[variant], settings_of(own, space_of(own)))
+
+
 def tune_all(
     methods: Sequence[str],
     *,
+    with_variants: bool = False,
     dataset: str = "ml-100k",
     preset: Preset = "small",
     trials: int = 5,
     seed: int = 0,
     jobs: int = 2,
 ) -> list[Outcome]:
-    """`tune` for each of `methods` in processes side by side; runs that a method requires are made first."""
+    """`tune` for each of `methods` in processes side by side; runs that a method requires are made first.
+
+    Args:
+        with_variants: search the variants of the study `SEARCHED` too, where it is a study of one of the methods.
+    """
     bases = [RunConfig(method=name, dataset=dataset, preset=preset, seed=seed) for name in methods]
     needed = {required.method: required for base in bases for required in base.required()}
-    planned = [Job(f"{name} run", (required, 0)) for name, required in needed.items()]
+    planned = [Job(f"{name} run", (required, 0, "")) for name, required in needed.items()]
     for base in bases:
         needs = tuple(f"{required.method} run" for required in base.required())
-        planned.append(Job(f"{base.method} search", (base, trials), needs))
+        planned.append(Job(f"{base.method} search", (base, trials, ""), needs))
+        if with_variants and base.method == STUDIES[SEARCHED].method:
+            planned += [Job(f"{name} search", (base, trials, name), needs) for name in STUDIES[SEARCHED].changes]
     return run_jobs(planned, _job, processes=jobs)
 
 
-def _job(payload: tuple[RunConfig, int]) -> str:
-    config, trials = payload
+def _job(payload: tuple[RunConfig, int, str]) -> str:
+    config, trials, variant = payload
     if not trials:
         return with_weights(config).folder.name
-    made = tune(config.method, dataset=config.dataset, preset=config.preset, trials=trials, seed=config.seed)
+    made = tune(
+        config.method, variant=variant, dataset=config.dataset, preset=config.preset, trials=trials, seed=config.seed
+    )
     chosen = made.chosen
     return f"trial {chosen.number} of {len(made.trials)}, validation NDCG@5 {chosen.value:.4f}: {chosen.settings}"
 
@@ -115,12 +142,13 @@ def settings_of(config: RunConfig, space: Mapping[str, tuple[float, ...]]) -> di
 
 
 def with_settings(base: RunConfig, settings: Mapping[str, float], *, epochs: int | None = None) -> RunConfig:
-    """The preset that `base` is, with other settings, and with other epochs where given."""
+    """`base` with other settings, and with other epochs where given."""
     changes: dict[str, dict[str, float]] = {"training": {} if epochs is None else {"epochs": epochs}, "model": {}}
     for path, value in settings.items():
         part, name = path.split(".")
         changes[part][name] = value
-    return RunConfig(**base.model_dump(exclude={"training", "model"}), **changes)
+    parts = {part: getattr(base, part).model_copy(update=update) for part, update in changes.items()}
+    return RunConfig(**base.model_dump(exclude={"training", "model"}), **parts)
 
 
 def draw(base: RunConfig, space: Mapping[str, tuple[float, ...]], number: int) -> dict[str, float]:
@@ -134,21 +162,21 @@ def draw(base: RunConfig, space: Mapping[str, tuple[float, ...]], number: int) -
     return used[number]
 
 
-def _started(base: RunConfig, space: dict[str, tuple[float, ...]]) -> Search:
+def _started(base: RunConfig, variant: str, space: dict[str, tuple[float, ...]]) -> Search:
     """The stored search, or an empty one."""
     epochs = max(1, round(base.training.epochs * EPOCH_SHARE))
     version = registry.method(base.method).card.version
     asked = Search(
-        method=base.method, method_version=version, dataset=base.dataset, preset=base.preset, seed=base.seed,
-        epochs=epochs, space=space,
+        method=base.method, variant=variant, method_version=version, dataset=base.dataset, preset=base.preset,
+        seed=base.seed, epochs=epochs, space=space,
     )  # fmt: skip
-    found = searches.find(base.dataset, base.method)
+    found = searches.find(base.dataset, base.method, variant)
     if found is None:
         return asked
     ours = asked.model_dump(exclude={"environment", "trials"})
     theirs = found.model_dump(exclude={"environment", "trials"})
     if different := [f"{k} {theirs[k]!r} instead of {ours[k]!r}" for k in ours if ours[k] != theirs[k]]:
-        path = searches.path_of(base.dataset, base.method)
+        path = searches.path_of(base.dataset, base.method, variant)
         raise StoreError(f"{path}: a search with {'; '.join(different)}; delete the file to start over")
     return found
 

@@ -86,6 +86,14 @@ def _grid(taus: tuple[float, ...], betas: tuple[float, ...]) -> dict[str, Change
     return {point(*pair): {"model": dict(zip(("temperature", "beta"), pair, strict=True))} for pair in points}
 
 
+RELEASED_NULL_SPACE = {"side": "output", "energy": None, "threshold": 2e-2}
+
+
+def _subspace(**settings: object) -> Change:
+    """GEMS' own subspace but for these settings."""
+    return {"training": {"subspace": settings}}
+
+
 SHORT: dict[Preset, Change] = {
     "quick": {"training": {"epochs": 1, "epoch_examples": 300, "validation_users": 20}},
     "small": {"training": {"epochs": 3, "epoch_examples": 7_000, "validation_users": 100}},
@@ -143,6 +151,32 @@ STUDIES: dict[str, Study] = {
             "quick": {"training": {"epochs": 1, "epoch_examples": 1500, "validation_users": 20}},
             "small": {"training": {"epochs": 5, "epoch_examples": 10_000}},
         },
+        unasked=("small",),
+    ),
+    "adaptation": Study(
+        "GEMS",
+        {
+            "full fine-tuning": {"model": {"trained": "all"}, "training": {"subspace": None}},
+            "PCGrad": {"model": {"trained": "all"}, "training": {"subspace": None, "aggregator": "pcgrad"}},
+            "LoRA": {"model": {"adapter": "lora"}, "training": {"subspace": None}},
+            "DoRA": {"model": {"adapter": "dora"}, "training": {"subspace": None}},
+            "a LoRA per task": {"model": {"adapter": "task_lora"}, "training": {"subspace": None}},
+            "GaLore": _subspace(task_subspaces=False, null_space=None),
+            "without multi-subspace": _subspace(task_subspaces=False),
+            "without null space": _subspace(null_space=None),
+            "random bases": _subspace(basis="random"),
+            "released form": {
+                "model": {"trained": "all", "item_start": "random"},
+                **_subspace(passes="three", task_weights="shares", null_space=RELEASED_NULL_SPACE),
+            },
+        },
+        unasked=("quick", "small"),
+    ),
+    "subspace": Study(
+        "GEMS",
+        {f"rank {rank}": _subspace(rank=rank) for rank in (4, 32, 512)}
+        | {f"gap {gap}": _subspace(gap=gap) for gap in (10, 200)}
+        | {f"null space {energy:g}": _subspace(null_space={"energy": energy}) for energy in (0.001, 0.1)},
         unasked=("small",),
     ),
 }

@@ -26,7 +26,7 @@ Where noise_rec or noise_src is near 0 the gradients are noise, and a cosine nea
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 import numpy as np
@@ -146,12 +146,17 @@ class PairedBatches:
 
 
 class Watched:
-    """A loader that probes the scorer before given optimizer steps and yields another loader's batches untouched."""
+    """A loader that probes the scorer before given optimizer steps and yields another loader's batches untouched.
+
+    A probe is `measure` of its paired batch, or `measured(scorer, batches, number)`.
+    """
 
     def __init__(
-        self, loader: Loader, scorer: Scorer, batches: PairedBatches, probes: int, training: TrainConfig
-    ) -> None:
+        self, loader: Loader, scorer: Scorer, batches: PairedBatches, probes: int, training: TrainConfig,
+        measured: Callable[[Scorer, PairedBatches, int], pd.DataFrame] | None = None,
+    ) -> None:  # fmt: skip
         self.loader, self.scorer, self.batches = loader, scorer, batches
+        self.measured = measured or (lambda scorer, batches, number: measure(scorer, batches[number]))
         self.steps, self.window = loader.steps, training.accumulation
         self.per_epoch = -(-loader.steps // self.window)
         last = self.per_epoch * training.epochs - 1
@@ -162,7 +167,7 @@ class Watched:
         for place, batch in enumerate(self.loader.epoch(epoch)):
             step = epoch * self.per_epoch + place // self.window
             if place % self.window == 0 and step in self.at:
-                found = measure(self.scorer, self.batches[self.at[step]])
+                found = self.measured(self.scorer, self.batches, self.at[step])
                 self.rows.append(found.assign(step=step, epoch=epoch + 1))
             yield batch
 

@@ -78,6 +78,10 @@ class Scorer(nn.Module):
         chunks = [part.expand(len(batch), -1) for part in items.split(CATALOG_CHUNK)]
         return torch.cat([self.score(replace(batch, candidates=chunk)) for chunk in chunks], dim=1)
 
+    def covered(self) -> dict[str, nn.Linear]:
+        """Linear layers by name whose weights `TrainConfig.subspace` trains in subspaces; none by default."""
+        return {}
+
     def export(self) -> dict[str, Tensor]:
         """Tables other methods may read (see `Card.requires`); none by default."""
         return {}

@@ -1,4 +1,4 @@
-"""Stored hyper-parameter searches: one JSON file per method, results/<dataset>/tuning/<method>.json."""
+"""Stored hyper-parameter searches: a JSON file per method, and per variant of a study that has searches of its own."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pydantic
 from pydantic import Field
 
 from unisr import registry
-from unisr.config import Preset, Settings
+from unisr.config import Preset, Settings, later
 from unisr.errors import StoreError, UnisrError
 from unisr.paths import results_dir, whole_file
 
@@ -34,9 +34,11 @@ class Trial(Settings):
 
 
 class Search(Settings):
-    """All trials of one method on one dataset; stored as results/<dataset>/tuning/<method>.json."""
+    """All trials of one method, or of a variant of it, on one dataset; stored at `path_of`."""
 
     method: str
+    variant: str = later("")
+    """Of a study of the method; empty for the method itself."""
     method_version: int
     dataset: str
     preset: Preset
@@ -62,18 +64,18 @@ class Search(Settings):
         return done[0] if done[0].number == 0 and best.value - done[0].value <= MARGIN else best
 
 
-def path_of(dataset: str, method: str) -> Path:
-    """Where the search of a method is stored."""
-    return results_dir() / dataset / "tuning" / f"{method}.json"
+def path_of(dataset: str, method: str, variant: str = "") -> Path:
+    """Where a search is stored: `results/<dataset>/tuning/<method>[, <variant>].json`."""
+    return results_dir() / dataset / "tuning" / f"{', '.join(filter(None, (method, variant)))}.json"
 
 
-def find(dataset: str, method: str) -> Search | None:
+def find(dataset: str, method: str, variant: str = "") -> Search | None:
     """The stored search, or None.
 
     Raises:
         StoreError: the file cannot be read.
     """
-    path = path_of(dataset, method)
+    path = path_of(dataset, method, variant)
     if not path.exists():
         return None
     try:
@@ -84,19 +86,26 @@ def find(dataset: str, method: str) -> Search | None:
 
 def save(search: Search) -> None:
     """Store the search whole, in place of an older one."""
-    with whole_file(path_of(search.dataset, search.method)) as draft:
+    with whole_file(path_of(search.dataset, search.method, search.variant)) as draft:
         draft.write_text(json.dumps(search.model_dump(mode="json"), indent=2) + "\n", encoding="utf-8")
 
 
 def summary(dataset: str) -> pd.DataFrame:
-    """One row per searched method: number of trials, chosen trial, its value and the preset's, its settings."""
+    """One row per search: number of trials, chosen trial, its value and the preset's, its settings."""
     rows = []
-    for method in registry.methods():
-        if (search := find(dataset, method)) and any(trial.value is not None for trial in search.trials):
+    names = [(method, variant) for method in registry.methods() for variant in ("", *_variants(dataset, method))]
+    for method, variant in names:
+        if (search := find(dataset, method, variant)) and any(trial.value is not None for trial in search.trials):
             chosen, first = search.chosen, search.trials[0]
             settings = {path.split(".")[1].replace("_", " "): value for path, value in chosen.settings.items()}
+            name = ", ".join(filter(None, (method, variant)))
             rows.append({
-                "method": method, "trials": len(search.trials), "chosen trial": chosen.number,
+                "method": name, "trials": len(search.trials), "chosen trial": chosen.number,
                 "validation NDCG@5": chosen.value, "of trial 0": first.value, **settings,
             })
     return pd.DataFrame(rows)
+
+
+def _variants(dataset: str, method: str) -> list[str]:
+    """Variants of a method that have a search."""
+    return sorted(path.stem.split(", ", 1)[1] for path in path_of(dataset, method).parent.glob(f"{method}, *.json"))

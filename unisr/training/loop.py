@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from itertools import islice
 from pathlib import Path
@@ -33,8 +33,10 @@ from unisr.random import seed_from
 from unisr.training import checkpoint
 from unisr.training.aggregation import Aggregation
 from unisr.training.checkpoint import Checkpoint, Position
+from unisr.training.gems import GEMS
 from unisr.training.log import Meter, TrainLog
 from unisr.training.schedules import learning_rate
+from unisr.training.task_passes import TaskPasses, covered_weights, find_projectors
 
 
 class Loader(Protocol):
@@ -74,9 +76,10 @@ def train(
     """Train in place, leave the best epoch's weights in the scorer and return the log.
 
     AdamW on the sum of the scorer's losses, or on what `config.aggregator` makes of the tasks' gradients; decay on
-    tensors of two or more dimensions only. Stops after `config.patience` epochs without a better mean of the validation
-    metrics that end in `NDCG@5`; without `validate` all epochs are run and the last weights stay. A scorer without
-    trainable parameters is left alone.
+    tensors of two or more dimensions only. With `config.subspace` GEMS trains what the scorer covers, by the mean loss
+    over all rows; its null space is that of the weights as they come, where a training is resumed too. Stops after
+    `config.patience` epochs without a better mean of the validation metrics that end in `NDCG@5`; without `validate`
+    all epochs are run and the last weights stay. A scorer without trainable parameters is left alone.
 
     Several processes (`accelerate launch`): process i of n takes batches i, i + n, … of each epoch, the last
     `steps mod n` batches are left out, gradients are averaged, and the main process alone validates and writes.
@@ -97,7 +100,7 @@ def train(
         return TrainLog([])
     if config.schedule == "plateau" and validate is None:
         raise ConfigError("schedule 'plateau' watches validation; give validate, or use constant, linear or cosine")
-    trainer = _Trainer(scorer, loader, config, device)
+    trainer = _Trainer(scorer, loader, config, device, seed)
     with _reproducible(trainer.accelerator, seed):
         if checkpoints and (saved := checkpoint.load(checkpoints, owner)):
             trainer.restore(saved)
@@ -116,7 +119,7 @@ def train(
 class _Trainer:
     """Model, optimiser and position of one training."""
 
-    def __init__(self, scorer: Scorer, loader: Loader, config: TrainConfig, device: str) -> None:
+    def __init__(self, scorer: Scorer, loader: Loader, config: TrainConfig, device: str, seed: int) -> None:
         self.scorer, self.loader, self.config = scorer, loader, config
         self.accelerator = _accelerator(device, config.precision)
         self.main = self.accelerator.is_main_process
@@ -127,9 +130,13 @@ class _Trainer:
                 f"lower training.batch_size (it is {config.batch_size}) or use more data"
             )
         processes = self.accelerator.num_processes
+        optimizer = _optimizer(scorer, config, seed)
         self.aggregation = None if config.aggregator == "sum" else Aggregation(scorer, config, processes=processes)
-        optimizer = torch.optim.AdamW(_groups(scorer, config), lr=config.learning_rate, fused=True)
         self.model, self.optimizer = self.accelerator.prepare(Losses(scorer), optimizer)
+        self.passes = None
+        if isinstance(optimizer, GEMS):
+            optimizer.projectors = find_projectors(scorer, config)
+            self.passes = TaskPasses(self.model, optimizer, self.accelerator, clip_norm=config.clip_norm)
         self.at = Position()
         self.best: dict[str, Tensor] | None = None
 
@@ -170,6 +177,15 @@ class _Trainer:
         rate = learning_rate(self.config, self.at.step, steps=steps, cuts=self.at.watch.cuts)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
+        meter.add_norm(self.passes.run(window, meter) if self.passes else self._backward(window, meter))
+        self.optimizer.step()
+        # The fused step does not tell autograd that weights changed; scorers that cache tables look at this counter.
+        increment_version(self.model.parameters())
+        self.optimizer.zero_grad()
+        self.at.step += 1
+
+    def _backward(self, window: list[Batch | SequenceBatch], meter: Meter) -> Tensor:
+        """Gradients of the mean loss of the batches, clipped; returns their norm before."""
         for place, batch in enumerate(window, 1):
             with nullcontext() if place == len(window) else self.accelerator.no_sync(self.model):
                 losses = self.model(batch.to(self.accelerator.device))
@@ -180,13 +196,7 @@ class _Trainer:
             meter.add(losses, examples=len(batch))
         if self.aggregation:
             self.aggregation.apply()
-        limit = self.config.clip_norm or math.inf
-        meter.add_norm(self.accelerator.clip_grad_norm_(self.model.parameters(), limit))
-        self.optimizer.step()
-        # The fused step does not tell autograd that weights changed; scorers that cache tables look at this counter.
-        increment_version(self.model.parameters())
-        self.optimizer.zero_grad()
-        self.at.step += 1
+        return self.accelerator.clip_grad_norm_(self.model.parameters(), self.config.clip_norm or math.inf)
 
     def _validate(self, number: int, validate: Callable[[], dict[str, float]]) -> dict[str, float]:
         started = time.perf_counter()
@@ -234,8 +244,17 @@ def _accelerator(device: str, precision: str) -> Accelerator:
     return Accelerator(cpu=device == "cpu", mixed_precision=precision, kwargs_handlers=[unused])
 
 
-def _groups(scorer: Scorer, config: TrainConfig) -> list[dict[str, Any]]:
-    trained = [p for p in scorer.parameters() if p.requires_grad]
+def _optimizer(scorer: Scorer, config: TrainConfig, seed: int) -> torch.optim.Optimizer:
+    if config.subspace is None:
+        return torch.optim.AdamW(_groups(scorer, config), lr=config.learning_rate, fused=True)
+    covered = covered_weights(scorer, config)
+    own = {"params": covered, "weight_decay": config.weight_decay, "subspace": True}
+    groups = [own, *_groups(scorer, config, without=set(covered))]
+    return GEMS(groups, config.subspace, lr=config.learning_rate, seed=seed)
+
+
+def _groups(scorer: Scorer, config: TrainConfig, *, without: Collection[Tensor] = ()) -> list[dict[str, Any]]:
+    trained = [p for p in scorer.parameters() if p.requires_grad and p not in without]
     return [
         {"params": [p for p in trained if p.ndim >= 2], "weight_decay": config.weight_decay},
         {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},

@@ -1,6 +1,8 @@
 """Methods that learn from search and recommendation together, one module each."""
 
 from unisr.models.joint.bsr import BSR, BSRConfig
+from unisr.models.joint.gems import GEMS
+from unisr.models.joint.gems_config import GEMSConfig
 from unisr.models.joint.gensr import GenSR, GenSRConfig
 from unisr.models.joint.jsr import JSR, JSRConfig
 from unisr.models.joint.nrhub import NRHUB, NRHUBConfig
@@ -13,6 +15,8 @@ from unisr.models.joint.user import USER, USERConfig
 __all__ = [
     "BSR",
     "BSRConfig",
+    "GEMS",
+    "GEMSConfig",
     "GenSR",
     "GenSRConfig",
     "JSR",
