@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import T5Config, T5ForConditionalGeneration
+from transformers import CLIPVisionConfig
 
+from tests.models.t5 import save_t5
 from tests.training.test_pretraining import SMALL, prose, sentences  # noqa: F401  (prose is a fixture)
 from unisr.data import download
 from unisr.errors import ConfigError, DataError
@@ -56,15 +57,25 @@ def test_linear_layers_leave_out_the_head() -> None:
     assert found["model.layers.0.mlp.down_proj"] is lm.model.layers[0].mlp.down_proj
 
 
-def test_what_is_no_causal_model_is_told(tmp_path: Path) -> None:
+def test_what_writes_no_text_is_told(tmp_path: Path) -> None:
     tokenizer, _ = load_lm(RANDOM)
-    with pytest.raises(ConfigError, match="this folder gave no usable causal model"):
+    with pytest.raises(ConfigError, match="this folder gave no usable language model"):
         load_lm(CausalLMConfig(name=str(tmp_path)))
     tokenizer.save_pretrained(tmp_path)
-    shape = T5Config(vocab_size=300, d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2)
-    T5ForConditionalGeneration(shape).save_pretrained(tmp_path)
-    with pytest.raises(ConfigError, match="this folder gave no usable causal model"):
+    shape = CLIPVisionConfig(hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2)
+    shape.save_pretrained(tmp_path)
+    with pytest.raises(ConfigError, match="this folder gave no usable language model"):
         load_lm(CausalLMConfig(name=str(tmp_path)))
+
+
+def test_an_encoder_decoder_is_loaded_and_reads_the_same_text_twice(tmp_path: Path) -> None:
+    folder = save_t5(tmp_path)
+    _, lm = load_lm(CausalLMConfig(name=str(folder)))
+    tokens = torch.arange(10, 22).reshape(2, 6)
+    plain = lm(input_ids=tokens, decoder_input_ids=tokens).logits
+    assert lm.config.is_encoder_decoder and torch.equal(causal_lm.read(lm, tokens).logits, plain)
+    # Attention of the encoder, and of the decoder to itself and to the encoder, and both feed-forward parts.
+    assert len(linear_layers(lm)) == 4 + 2 + 8 + 2
 
 
 def test_smollm2_is_converted_once_and_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

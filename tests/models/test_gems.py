@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
 from tests.contract import ScorerContract, Setting, scores
-from unisr.config import ModelConfig
+from tests.models.t5 import save_t5
+from unisr.config import ModelConfig, NullSpaceConfig
 from unisr.data.batches import Batch
 from unisr.data.corpus import Corpus
 from unisr.data.schema import Dataset, Split, Task
@@ -19,6 +21,7 @@ from unisr.models.causal_lm import CausalLMConfig
 from unisr.models.joint.gems import GEMS
 from unisr.models.joint.gems_config import PROMPT, TINY, GEMSConfig, SemanticConfig
 from unisr.training.checkpoint import load_trained, trained_state
+from unisr.training.null_space import projectors
 
 RANDOM = CausalLMConfig(name="random", testbed=TINY)
 
@@ -277,3 +280,40 @@ def test_general_text_is_that_of_the_tables(setting: RandomSetting, scorer: GEMS
     config: ModelConfig = GEMSConfig(lm=RANDOM)
     made = build(GEMS, config, setting.corpus, seed=0, tables={"prose": {"projection": blocks}})
     assert torch.equal(made.general, blocks)
+
+
+# Encoder–decoder models.
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_an_encoder_reads_the_prompt_and_the_decoder_answers(
+    tmp_path: Path, random_setting: RandomSetting, tied: bool
+) -> None:
+    lm = CausalLMConfig(name=str(save_t5(tmp_path, tied=tied)))
+    scorer = random_setting.build(lm=lm, history_weight=0.0)
+    batch = random_setting.batch(scorer, rows=random_setting.targets(3), candidates=5)
+    with torch.inference_mode():
+        for row in range(len(batch)):
+            task = "rec" if int(batch.task[row]) == int(Task.REC) else "src"
+            embeds, mask = scorer.prompt(batch.select(torch.tensor([row])), task)
+            out = scorer.lm(inputs_embeds=embeds[mask][None], decoder_input_ids=torch.zeros(1, 1, dtype=torch.long))
+            words = scorer.lm.get_output_embeddings().weight
+            found = scorer.states(batch.select(torch.tensor([row])), task)[0]
+            torch.testing.assert_close(found @ words.T, out.logits[:, 0], atol=1e-5, rtol=1e-4)
+
+
+def test_an_encoder_trains_in_subspaces_and_refuses_what_needs_a_causal_model(
+    tmp_path: Path, random_setting: RandomSetting
+) -> None:
+    lm = CausalLMConfig(name=str(save_t5(tmp_path)))
+    scorer = random_setting.build(lm=lm, history_weight=0.0)
+    batch = random_setting.training_batch(scorer, 8)
+    sum(scorer.losses(batch).values()).backward()
+    covered = scorer.covered()
+    assert all(layer.weight.grad is not None for layer in covered.values()) and len(covered) == 16
+    blocks = torch.randint(2, 250, (4, 32), generator=torch.Generator().manual_seed(0))
+    found = projectors(scorer.lm, covered, blocks, NullSpaceConfig())
+    assert {name: p.shape[0] for name, p in found.items()} == {n: layer.in_features for n, layer in covered.items()}
+    for changes in ({"history_weight": 1.0}, {"identifiers": "semantic", "history_weight": 0.0}):
+        with pytest.raises(ConfigError, match="history_weight=0"):
+            random_setting.build(lm=lm, **changes)

@@ -93,6 +93,8 @@ def compare(before: Scorer, after: Scorer, settings: KnowledgeSettings) -> pd.Da
     """
     if not (hasattr(after, "lm") and hasattr(after, "tokenizer")):
         raise ConfigError(f"{after.card.name} has no language model whose general knowledge could be measured")
+    if after.lm.config.is_encoder_decoder:
+        raise ConfigError(f"general knowledge: {after.config.lm.name!r} has an encoder; text wants a causal model")
     blocks = blocks_of(after.tokenizer, prose("evaluation"), length=settings.length, limit=settings.tokens)
     if not len(blocks):
         raise ConfigError(f"general knowledge: the prose fills no block of {settings.length} tokens with "

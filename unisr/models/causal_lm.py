@@ -1,4 +1,4 @@
-"""Causal language models with pretrained weights: a small one that unisr pretrains, SmolLM2, or any other."""
+"""Language models with pretrained weights: a small one that unisr pretrains, SmolLM2, or any other, T5s too."""
 
 from __future__ import annotations
 
@@ -9,7 +9,16 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.utils import ModelOutput
 
 from unisr.config import Settings
 from unisr.errors import ConfigError
@@ -27,7 +36,7 @@ class CausalLMConfig(Settings):
     `testbed` is a small Llama that is pretrained here, once, on prose that ships with installed packages; `smollm2` is
     SmolLM2-135M-Instruct from the package index (93 MB, converted once); `random` has the testbed's sizes, the
     weights that its pretraining starts from and bytes as tokens. Any other name is a model hub id or a folder in the
-    hub's format.
+    hub's format; an encoder–decoder model as well, which reads the prompt with its encoder.
     """
 
     name: str = "testbed"
@@ -46,15 +55,22 @@ def load_lm(config: CausalLMConfig) -> tuple[PreTrainedTokenizerBase, PreTrained
     """Tokenizer and language model in fp32, without dropout of its own making.
 
     Raises:
-        ConfigError: the name is none of those known, nor a folder, nor a reachable hub id; or the model is not causal.
+        ConfigError: the name is none of those known, nor a folder, nor a reachable hub id; or the model writes no text.
         DataError: SmolLM2 or the prose for the testbed cannot be had.
     """
     tokenizer = load_tokenizer(config)
     if config.name == "random":
         return tokenizer, initial(config.testbed, tokenizer)
-    return tokenizer, _loaded(
-        AutoModelForCausalLM, config.name, _folder(config), use_safetensors=True, dtype=torch.float32
-    )
+    source = _folder(config)
+    both = _loaded(AutoConfig, config.name, source).is_encoder_decoder
+    auto = AutoModelForSeq2SeqLM if both else AutoModelForCausalLM
+    return tokenizer, _loaded(auto, config.name, source, use_safetensors=True, dtype=torch.float32)
+
+
+def read(lm: nn.Module, tokens: Tensor, **options: object) -> ModelOutput:
+    """The model's outputs on text [N, T]; a decoder beside an encoder reads the same tokens, unshifted (released)."""
+    both = {"decoder_input_ids": tokens} if lm.config.is_encoder_decoder else {}
+    return lm(input_ids=tokens, use_cache=False, **both, **options)
 
 
 def general_blocks(config: CausalLMConfig, *, length: int = 128) -> Tensor:
@@ -117,12 +133,14 @@ def _folder(config: CausalLMConfig) -> str:
     return str(smollm2()) if config.name == "smollm2" else config.name
 
 
-def _loaded(auto: type, name: str, source: str, **options: object) -> PreTrainedModel | PreTrainedTokenizerBase:
+def _loaded(
+    auto: type, name: str, source: str, **options: object
+) -> PreTrainedModel | PreTrainedTokenizerBase | PreTrainedConfig:
     try:
         return auto.from_pretrained(source, **options)
     except (OSError, ValueError) as error:
         where = "this folder" if Path(source).exists() else "the model hub under this id"
         raise ConfigError(
-            f"language model {name!r}: {where} gave no usable causal model ({error}); give a folder with config.json, "
-            "safetensors weights and a tokenizer, or use 'testbed', 'smollm2' or 'random'"
+            f"language model {name!r}: {where} gave no usable language model ({error}); give a folder with "
+            "config.json, safetensors weights and a tokenizer, or use 'testbed', 'smollm2' or 'random'"
         ) from error

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from unisr.config import NullSpaceConfig
 from unisr.errors import ConfigError
+from unisr.models.causal_lm import read
 
 LEAST = 0.05
 """Share of the directions, the lowest, that are the null space where no eigenvalue is under the bound (released)."""
@@ -34,7 +35,7 @@ def projectors(
     """P of each layer's null space, fp32 on the layer's device: [i, i] for side `input`, [o, o] for `output`.
 
     Args:
-        lm: a causal language model that takes `input_ids`; read in evaluation mode, left as it was.
+        lm: a language model that takes `input_ids`; read in evaluation mode, left as it was.
         layers: linear parts of `lm`. Those that get the same tensor (queries, keys and values) share one P.
         blocks: [N, T] int64 tokens of general text without padding; the first `settings.tokens` are read, rounded up
             to whole rows, or all where there are fewer.
@@ -86,7 +87,7 @@ def moments(
         device = next(lm.parameters()).device
         for part in blocks[:rows].split(max(1, TOKENS_AT_ONCE // blocks.shape[1])):
             watch.last = None
-            lm(input_ids=part.to(device), use_cache=False)
+            read(lm, part.to(device))
     if lacking := [name for name in layers if name not in watch.source]:
         raise ConfigError(f"null space: the language model never calls {', '.join(lacking)}; cover other layers")
     means = {name: total / (rows * blocks.shape[1]) for name, total in watch.totals.items()}

@@ -63,6 +63,10 @@ class GEMS(Scorer):
     def __init__(self, config: GEMSConfig, corpus: Corpus, *, tables: Tables | None = None) -> None:
         super().__init__(config, corpus, tables=tables)
         self.tokenizer, self.lm = load_lm(config.lm)
+        if self.lm.config.is_encoder_decoder and (config.identifiers == "semantic" or config.history_weight):
+            raise ConfigError(f"language model {config.lm.name!r} has an encoder, which reads a history from both ends "
+                              "and writes no codes behind it; set model.identifiers=atomic and "
+                              "model.history_weight=0")  # fmt: skip
         self._register_prompt()
         settings, tables = config.semantic, self.tables
         atoms = config.identifiers == "atomic"
@@ -169,6 +173,8 @@ class GEMS(Scorer):
     def _hidden(self, batch: Batch, task: str, blocks: Tensor | None) -> tuple[Tensor, int]:
         """States of the prompt and of blocks behind it, [B, S + C · m, d], and S."""
         embeds, mask = self.prompt(batch, task)
+        if self.lm.config.is_encoder_decoder:
+            return self._decoded(embeds, mask, task), 1
         length, positions, seen = mask.shape[1], (mask.cumsum(-1) - 1).clamp(min=0), mask.long()
         if blocks is not None and blocks.numel():
             count, size = blocks.shape[1:]
@@ -182,6 +188,20 @@ class GEMS(Scorer):
                 inputs_embeds=embeds, attention_mask=seen, position_ids=positions, use_cache=False
             )
         return out.last_hidden_state, length
+
+    def _decoded(self, embeds: Tensor, mask: Tensor, task: str) -> Tensor:
+        """State of a decoder's first token after an encoder has read the prompt, [B, 1, d]."""
+        # Without gaps: T5 knows distances by place, not by position ids.
+        order = mask.int().argsort(dim=1, stable=True)
+        embeds, mask = embeds.gather(1, order.unsqueeze(-1).expand_as(embeds)), mask.gather(1, order)
+        start = torch.full((len(embeds), 1), self.lm.config.decoder_start_token_id, device=embeds.device)
+        with adapter_of(self.lm, task, self.config.adapter):
+            read = self.lm.get_encoder()(inputs_embeds=embeds, attention_mask=mask.long()).last_hidden_state
+            out = self.lm.get_decoder()(
+                input_ids=start, encoder_hidden_states=read, encoder_attention_mask=mask.long(), use_cache=False
+            )
+        scaled = getattr(self.lm.config, "scale_decoder_outputs", False)
+        return out.last_hidden_state * (embeds.shape[-1] ** -0.5 if scaled else 1.0)
 
     def prompt(self, batch: Batch, task: str) -> tuple[Tensor, Tensor]:
         """Vectors [B, S, d] and mask [B, S] of the prompts; gaps are masked, the last position is valid."""
