@@ -26,7 +26,7 @@ Where noise_rec or noise_src is near 0 the gradients are noise, and a cosine nea
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -80,7 +80,7 @@ def conflict(config: RunConfig, settings: ConflictSettings, *, device: str | Non
     Raises:
         ConfigError: the method is not joint, or its `losses` has no term of one of the tasks.
     """
-    _check(registry.method(config.method))
+    check_joint(registry.method(config.method))
     return kept("gradient-conflict", settings, [config], lambda: watch(config, settings, device=device))
 
 
@@ -109,7 +109,7 @@ class PairedBatches:
     """
 
     def __init__(self, inputs: Inputs, scorer: Scorer, settings: ConflictSettings) -> None:
-        _check(type(scorer))
+        check_joint(type(scorer))
         self.seed = inputs.config.seed
         self.device = next(scorer.parameters()).device
         self.loader = TrainLoader(
@@ -252,16 +252,23 @@ def _layers(scorer: Scorer) -> Iterable[str]:
 def _grams(scorer: Scorer, halves: tuple[Batch, Batch]) -> tuple[dict[str, Tensor], dict[str, int]]:
     """Gram matrix [4, 4] and number of values of every parameter that both tasks reach."""
     named = {name: p for name, p in scorer.named_parameters() if p.requires_grad}
-    with _undisturbed(scorer):
-        found = [task_gradients(_terms(scorer, half), list(named.values())) for half in halves]
+    found = paired_gradients(scorer, halves, list(named.values()))
     grams, sizes = {}, {}
-    for place, (name, parameter) in enumerate(named.items()):
-        vectors = [found[half][task][place] for task, half in VECTORS]
+    for (name, parameter), vectors in zip(named.items(), found, strict=True):
         matrix = gram(vectors)
         # A task's own head gets zeros, not None, where scores of both tasks are put into one tensor.
         if matrix[:2, :2].trace() > 0 and matrix[2:, 2:].trace() > 0:
             grams[name], sizes[name] = matrix, parameter.numel()
     return grams, sizes
+
+
+def paired_gradients(
+    scorer: Scorer, halves: tuple[Batch, Batch], parameters: Sequence[Tensor]
+) -> list[list[Tensor | None]]:
+    """Four gradients of each parameter, in the order of `VECTORS`; None where a term does not reach."""
+    with _undisturbed(scorer):
+        found = [task_gradients(_terms(scorer, half), parameters) for half in halves]
+    return [[found[half][task][place] for task, half in VECTORS] for place in range(len(parameters))]
 
 
 def _terms(scorer: Scorer, batch: Batch) -> dict[str, Tensor]:
@@ -286,7 +293,8 @@ def _undisturbed(scorer: Scorer) -> Iterator[None]:
                 part.training = mode
 
 
-def _check(method: type[Scorer]) -> None:
+def check_joint(method: type[Scorer]) -> None:
+    """Raise a ConfigError where a method's training has no batches of both tasks."""
     tasks = method.card.tasks
     if set(tasks) != set(TASKS) or method.feeds_on != "examples":
         raise ConfigError(

@@ -29,13 +29,11 @@ from torch import Tensor, nn
 
 from unisr.analysis.gradient_conflict import (
     ALL,
-    VECTORS,
     ConflictSettings,
     PairedBatches,
     Watched,
-    _check,
-    _terms,
-    _undisturbed,
+    check_joint,
+    paired_gradients,
     ratios,
 )
 from unisr.analysis.store import kept
@@ -46,7 +44,7 @@ from unisr.errors import ConfigError
 from unisr.models.base import Scorer
 from unisr.run import build_scorer, choose_device, prepare_inputs, validation
 from unisr.training import train
-from unisr.training.aggregation import gram, task_gradients
+from unisr.training.aggregation import gram
 from unisr.training.bases import tall
 
 OTHER_BATCH = 1_000_000
@@ -85,7 +83,7 @@ def watch(config: RunConfig, settings: SubspaceConflictSettings, *, device: str 
     training = config.training.model_copy(update=given)
     config = config.model_copy(update={"training": training})
     scorer, inputs = build_scorer(config, device), prepare_inputs(config)
-    _check(type(scorer))
+    check_joint(type(scorer))
     if not scorer.covered():
         raise ConfigError(f"{config.method} covers no weights with these settings (Scorer.covered); "
                           "train it without an adapter")  # fmt: skip
@@ -142,14 +140,10 @@ def _grams(found: list[Tensor], vectors: Tensor, ranks: tuple[int, ...]) -> Iter
 
 
 def _gradients(scorer: Scorer, layers: dict[str, nn.Linear], halves: tuple[Batch, Batch]) -> list[list[Tensor]]:
-    """The four gradients of each layer's weight, in the order of `VECTORS`."""
+    """The four gradients of each layer's weight, in the order of `VECTORS`; zeros where a term does not reach."""
     weights = [layer.weight for layer in layers.values()]
-    with _undisturbed(scorer):
-        found = [task_gradients(_terms(scorer, half), weights) for half in halves]
-    return [
-        [torch.zeros_like(w) if (g := found[half][task][place]) is None else g for task, half in VECTORS]
-        for place, w in enumerate(weights)
-    ]
+    found = paired_gradients(scorer, halves, weights)
+    return [[torch.zeros_like(w) if g is None else g for g in own] for w, own in zip(weights, found, strict=True)]
 
 
 def _numbers(frame: pd.DataFrame) -> pd.DataFrame:
