@@ -129,6 +129,14 @@ def test_claims_are_judged_by_their_rules(runs: list[Run]) -> None:
     assert verdicts(runs, cost=costs(state=100.0))[4] == REFUSED
 
 
+def test_claims_and_costs_are_told_in_words(runs: list[Run]) -> None:
+    found = adaptation.claims(runs, adaptation.kept_knowledge(knowledge()), costs(), conflict([-0.2, -0.1, 0.3]))
+    text = adaptation.reading(found)
+    assert text.count("\n- **") == 4 and "GEMS +0.100 nats a token; full fine-tuning +0.600" in text
+    told = adaptation.thrift(costs().assign(trained=1e6, of_adamw=0.4, peak_mb=2000.0)).set_index("tuned by")
+    assert told.loc[WHOLE].tolist() == ["1,000,000", "40", "0.40", "120", "2,000"]
+
+
 def test_a_clearly_better_comparator_refutes_and_an_equal_one_leaves_open(runs: list[Run]) -> None:
     configs = variants("adaptation", preset="small", dataset="synthetic")
     save(configs["DoRA"], 10)
@@ -161,6 +169,8 @@ def test_figures_hold_their_rows(runs: list[Run]) -> None:
     plot = adaptation_figures.trade_off(left, means, "src")
     points = dict(zip(plot.data[1].text, plot.data[1].x, strict=True))
     assert points == pytest.approx({name: value for name, value in NATS.items() if name != WHOLE})
+    shown = adaptation.summary(means, left).set_index("tuned by")
+    assert shown.loc["LoRA", "change [nats a token]"] == "+0.500 (+0.350 to +0.650)"
     text = adaptation_figures.trade_off_svg(left, means)
     assert text == adaptation_figures.trade_off_svg(left, means) and all(name in text for name in MEANS)
 
@@ -173,6 +183,7 @@ def test_rank_buys_draws_means_over_probes() -> None:
     ]  # fmt: skip
     plot = adaptation_figures.rank_buys(pd.DataFrame(rows))
     lines = {trace.name: list(trace.y) for trace in plot.data}
+    assert adaptation_figures.rank_buys_svg(pd.DataFrame(rows), "all").startswith("<svg")
     assert lines["inside"] == pytest.approx([0.2, 0.2]) and lines["two halves of one task, inside"] == [0.6, 0.6]
 
 

@@ -29,7 +29,7 @@ FULL, PEFT = "full fine-tuning", ("LoRA", "DoRA", "a LoRA per task")
 AT_ONCE = (FULL, "LoRA", "without null space")
 """Variants that notebook 11 trains by itself at the quick preset."""
 METRIC, ALPHA = "NDCG@10", 0.01
-READ: dict[Preset, int] = {"quick": 6000, "full": 10_000}
+READ: dict[Preset, int] = {"quick": 6000, "small": 12_000, "full": 10_000}
 """Tokens of general prose that are read at presets that cannot afford all."""
 BY_LAYER = {
     "weights": "weights changed [of their norm]", "leakage": "share outside the null space",
@@ -142,22 +142,29 @@ def _sizes(config: RunConfig) -> dict[str, float]:
     return {"trained": numbers, "state": state, "of_adamw": state / (2 * numbers)}
 
 
-def summary(runs: Sequence[Run], knowledge_: pd.DataFrame, cost_: pd.DataFrame) -> pd.DataFrame:
-    """Quality, knowledge and cost in words, one row per variant in the order of the study."""
-    means = {task: quality(runs, task).query("metric == @METRIC").set_index("method")["value"] for task in TASK_TITLES}
-    left, cost = knowledge_.set_index("variant"), cost_.set_index("variant")
+def summary(means_: pd.DataFrame, knowledge_: pd.DataFrame) -> pd.DataFrame:
+    """Quality and knowledge in words, one row per variant in the order of the study.
+
+    Args:
+        means_, knowledge_: of `means` and `kept_knowledge`.
+    """
     rows = []
-    for variant in left.index:
-        k, c = left.loc[variant], cost.loc[variant]
+    for k in knowledge_.merge(means_, on="variant").itertuples():
         rows.append({
-            "tuned by": variant, **{f"{METRIC} {TASK_TITLES[task]}": f"{means[task][variant]:.3f}" for task in means},
+            "tuned by": k.variant, **{f"{METRIC} {title}": getattr(k, task) for task, title in TASK_TITLES.items()},
             "perplexity": f"{k.perplexity:.1f}",
             "change [nats a token]": f"{k.nats:+.3f} ({k.nats_low:+.3f} to {k.nats_high:+.3f})",
             "cloze [points]": f"{100 * k.cloze:+.1f} ({100 * k.cloze_low:+.1f} to {100 * k.cloze_high:+.1f})",
             "states moved [%]": f"{100 * k.distance:.1f}", "outside the null space [%]": _per_cent(k.leakage),
-            "trained numbers": f"{c.trained:,.0f}", "optimizer state, of AdamW's": f"{c.of_adamw:.2f}",
-            "ms a step": f"{1000 * c.step:.0f}", "peak MB": f"{c.peak_mb:,.0f}",
         })  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def thrift(cost_: pd.DataFrame) -> pd.DataFrame:
+    """`costs` in words."""
+    rows = [{"tuned by": c.variant, "trained numbers": f"{c.trained:,.0f}", "optimizer state": f"{c.state:,.0f}",
+             "of AdamW's on the same": f"{c.of_adamw:.2f}", "ms a step": f"{1000 * c.step:.0f}",
+             "peak MB": f"{c.peak_mb:,.0f}"} for c in cost_.itertuples()]  # fmt: skip
     return pd.DataFrame(rows)
 
 
@@ -175,6 +182,13 @@ def claims(runs: Sequence[Run], knowledge_: pd.DataFrame, cost_: pd.DataFrame, c
     found = [_better(quality(runs, task), TASK_TITLES[task]) for task in TASK_TITLES]
     found += [_conflicts(conflict), _keeps(knowledge_), _thrifty(cost_)]
     return pd.DataFrame(found, columns=["claim", "rule", "measured", "verdict"])
+
+
+def reading(found: pd.DataFrame) -> str:
+    """Markdown: `claims`, one after the other."""
+    return "\n".join(
+        f"- **{row.claim}**: {row.measured}. *{row.verdict}* (supported if: {row.rule})" for row in found.itertuples()
+    )
 
 
 def _better(tidy: pd.DataFrame, task: str) -> tuple[str, str, str, str]:

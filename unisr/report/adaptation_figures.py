@@ -12,6 +12,9 @@ from unisr.report.adaptation import METRIC, WHOLE
 from unisr.report.figures import LEGEND_BELOW, PALETTE, TEMPLATE, error_bars, figure
 from unisr.report.svg import svg_text
 
+SHARES = {"recommendation": "energy_rec", "search": "energy_src", "the batch it came from": "energy_own",
+          "random basis": "random"}  # fmt: skip
+"""Lines of `rank_buys` and their columns."""
 KNOWLEDGE = "change of general knowledge [nats a token, more is worse]"
 
 
@@ -67,9 +70,7 @@ def rank_buys(frame: pd.DataFrame, layer: str = "all") -> go.Figure:
     inside, outside = (mean[mean["space"] == space] for space in ("inside", "outside"))
     plot = make_subplots(cols=2, horizontal_spacing=0.1,
                          subplot_titles=["energy of gradients held", "cosine of the tasks' gradients"])  # fmt: skip
-    shares = {"recommendation": "energy_rec", "search": "energy_src", "the batch it came from": "energy_own",
-              "random basis": "random"}  # fmt: skip
-    for (title, column), color in zip(shares.items(), PALETTE, strict=False):
+    for (title, column), color in zip(SHARES.items(), PALETTE, strict=False):
         dash = "dot" if column == "random" else "solid"
         plot.add_scatter(x=inside["rank"].tolist(), y=inside[column].round(4).tolist(), name=title, row=1, col=1,
                          mode="lines+markers", line={"color": color, "dash": dash})  # fmt: skip
@@ -83,6 +84,34 @@ def rank_buys(frame: pd.DataFrame, layer: str = "all") -> go.Figure:
     plot.update_yaxes(title="share of squared norm [0–1]", range=[0, 1.05], col=1)
     plot.update_yaxes(title="cosine", zeroline=True, zerolinecolor="#999", col=2)
     return plot.update_layout(template=TEMPLATE, title=f"What rank buys: {layer}", height=430, **LEGEND_BELOW)
+
+
+def rank_buys_svg(frame: pd.DataFrame, layer: str) -> str:
+    """`rank_buys` as SVG."""
+    mean = frame[(frame["layer"] == layer) & (frame["rank"] > 0)].groupby(["space", "rank"]).mean(numeric_only=True)
+    inside, outside = mean.loc["inside"], mean.loc["outside"]
+
+    def draw() -> Figure:
+        plot = Figure(figsize=(9, 3.4), layout="constrained", dpi=72)
+        energy, cosine = plot.subplots(1, 2)
+        for (title, column), color in zip(SHARES.items(), PALETTE, strict=False):
+            energy.plot(inside.index, inside[column], "o:" if column == "random" else "o-", ms=3, color=color, label=title)
+        for some, title, color in ((inside, "inside", PALETTE[3]), (outside, "outside", PALETTE[4])):
+            cosine.plot(some.index, some["cosine"], "o-", ms=3, color=color, label=title)
+        floor = inside[["noise_rec", "noise_src"]].mean(axis=1)
+        cosine.plot(inside.index, floor, ":", color="#999", label="two halves of one task, inside")
+        cosine.axhline(0, color="#999", lw=1)
+        energy.set(ylabel="share of squared norm [0–1]", ylim=(0, 1.05), title="energy of gradients held")
+        cosine.set(ylabel="cosine", title="cosine of the tasks' gradients")
+        for axis in (energy, cosine):
+            axis.set_xscale("log", base=2)
+            axis.set_xticks(inside.index, inside.index)
+            axis.set_xlabel("rank of the shared subspace, log scale")
+            axis.spines[["top", "right"]].set_visible(False)
+            axis.legend(frameon=False, fontsize=8)
+        return plot
+
+    return svg_text(draw)
 
 
 def over(frame: pd.DataFrame, setting: str) -> go.Figure:
