@@ -94,6 +94,11 @@ def _subspace(**settings: object) -> Change:
     return {"training": {"subspace": settings}}
 
 
+def _tuned(change: Change, **chosen: float) -> Change:
+    """With the settings that the variant's own search chose in place of the preset's (`unisr tune --variants`)."""
+    return {**change, "training": change["training"] | chosen}
+
+
 SHORT: dict[Preset, Change] = {
     "quick": {"training": {"epochs": 1, "epoch_examples": 300, "validation_users": 20}},
     "small": {"training": {"epochs": 3, "epoch_examples": 7_000, "validation_users": 100}},
@@ -161,13 +166,16 @@ STUDIES: dict[str, Study] = {
             "LoRA": {"model": {"adapter": "lora"}, "training": {"subspace": None}},
             "DoRA": {"model": {"adapter": "dora"}, "training": {"subspace": None}},
             "a LoRA per task": {"model": {"adapter": "task_lora"}, "training": {"subspace": None}},
-            "GaLore": _subspace(task_subspaces=False, null_space=None),
+            "GaLore": _tuned(_subspace(task_subspaces=False, null_space=None), learning_rate=5e-3, weight_decay=0.01),
             "without multi-subspace": _subspace(task_subspaces=False),
-            "without null space": _subspace(null_space=None),
+            "without null space": _tuned(_subspace(null_space=None), learning_rate=5e-3),
             "random bases": _subspace(basis="random"),
             "released form": {
                 "model": {"trained": "all", "item_start": "random"},
-                **_subspace(passes="three", task_weights="shares", null_space=RELEASED_NULL_SPACE),
+                **_tuned(
+                    _subspace(passes="three", task_weights="shares", null_space=RELEASED_NULL_SPACE),
+                    learning_rate=5e-3, weight_decay=0.01,
+                ),
             },
         },
         unasked=("quick", "small"),
