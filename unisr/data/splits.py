@@ -1,4 +1,4 @@
-"""The strict leave-one-out split, per user and task."""
+"""Splits: strict leave-one-out, per user and task, and by day."""
 
 from __future__ import annotations
 
@@ -43,3 +43,13 @@ def _split_one_task(user: np.ndarray, time: np.ndarray) -> np.ndarray:
     split[enough & (place == validation)] = Split.VALIDATION
     split[enough & (place == test)] = Split.TEST
     return split
+
+
+def last_days(user: np.ndarray, time: np.ndarray, task: np.ndarray, *, hours: int) -> np.ndarray:
+    """The `Split` of every event by its day, `[E]` int64: the last day is TEST, the day before it VALIDATION.
+
+    time: seconds. hours: by how much the clock that the days are read from is before Unix time's.
+    """
+    day = (time + 3600 * hours) // 86_400
+    age = day.max(initial=0) - day
+    return np.select([age == 0, age == 1], [int(Split.TEST), int(Split.VALIDATION)], int(Split.TRAIN))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pandas as pd
 
@@ -16,18 +18,20 @@ def assemble(
     items: pd.DataFrame,
     queries: pd.DataFrame,
     events: pd.DataFrame,
+    split: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray] = strict_leave_one_out,
 ) -> Dataset:
     """A dataset from tables without padding whose ids are 1, 2, … in row order.
 
     users: keys of the source. items: key, title, text, category. queries: text, origin.
     events: user, item, task, query, time in the source's order (kept among equal times).
+    split: gives the `Split` of each event from user, time and task, `[E]` each.
 
     Raises:
         DataError: a table breaks the schema.
     """
     events = events.sort_values(["user", "time", "task"], kind="stable", ignore_index=True)
     columns = {c: events[c].to_numpy(dtype=np.int64) for c in ("user", "item", "task", "query", "time")}
-    columns["split"] = strict_leave_one_out(columns["user"], columns["time"], columns["task"])
+    columns["split"] = split(columns["user"], columns["time"], columns["task"])
     return Dataset(
         name=name,
         users=_padded("users", pd.DataFrame({"key": users})),

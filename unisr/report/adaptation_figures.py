@@ -95,7 +95,8 @@ def rank_buys_svg(frame: pd.DataFrame, layer: str) -> str:
         plot = Figure(figsize=(9, 3.4), layout="constrained", dpi=72)
         energy, cosine = plot.subplots(1, 2)
         for (title, column), color in zip(SHARES.items(), PALETTE, strict=False):
-            energy.plot(inside.index, inside[column], "o:" if column == "random" else "o-", ms=3, color=color, label=title)
+            line = "o:" if column == "random" else "o-"
+            energy.plot(inside.index, inside[column], line, ms=3, color=color, label=title)
         for some, title, color in ((inside, "inside", PALETTE[3]), (outside, "outside", PALETTE[4])):
             cosine.plot(some.index, some["cosine"], "o-", ms=3, color=color, label=title)
         floor = inside[["noise_rec", "noise_src"]].mean(axis=1)

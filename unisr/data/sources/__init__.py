@@ -37,12 +37,14 @@ class Source:
         return {n: getattr(self, n) for n in names}
 
 
-SOURCE_MODULES = ("ml_100k", "synthetic", "office")
+SOURCE_MODULES = ("ml_100k", "synthetic", "office", "amazon_kindle", "kuaisar")
+"""Each has a `SOURCE`, or several `SOURCES` of one format."""
 
 
 def sources() -> dict[str, Source]:
     """All sources by name."""
-    found = [importlib.import_module(f"unisr.data.sources.{m}").SOURCE for m in SOURCE_MODULES]
+    modules = [importlib.import_module(f"unisr.data.sources.{m}") for m in SOURCE_MODULES]
+    found = [s for m in modules for s in (m.SOURCES if hasattr(m, "SOURCES") else (m.SOURCE,))]
     return {s.name: s for s in found}
 
 
