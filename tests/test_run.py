@@ -279,3 +279,11 @@ def test_lock_of_a_killed_process_is_taken_over(tmp_path: Path) -> None:
     assert path.exists()
     with exclusive(path):
         assert path.read_text() == str(os.getpid())
+
+
+def test_importing_unisr_loads_no_language_model_library() -> None:
+    """transformers alone takes seconds, which `unisr methods` or a notebook's first cell need not pay."""
+    code = "import sys, unisr, unisr.cli; print('transformers' in sys.modules)"
+    root = Path(__file__).resolve().parent.parent
+    done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True)
+    assert (done.returncode, done.stdout.strip()) == (0, "False"), done.stderr

@@ -33,7 +33,6 @@ from unisr.errors import ConfigError, StoreError
 from unisr.evaluation import METRICS, evaluate, summary
 from unisr.lock import exclusive
 from unisr.models.base import Scorer, Tables, build
-from unisr.models.causal_lm import CausalLMConfig, general_blocks
 from unisr.progress import progress
 from unisr.report import store
 from unisr.report.environment import Environment
@@ -269,7 +268,10 @@ def _tables(config: RunConfig, device: str) -> Tables:
     tables: Tables = {}
     if encoder := getattr(config.model, "text_encoder", None):
         tables["texts"] = {"items": torch.from_numpy(text_vectors(prepare_inputs(config).corpus.item_texts, encoder))}
-    if isinstance(lm := getattr(config.model, "lm", None), CausalLMConfig):
+    if lm := getattr(config.model, "lm", None):
+        # Imported here because it takes seconds, which other methods need not pay.
+        from unisr.models.causal_lm import general_blocks
+
         tables["prose"] = {"projection": general_blocks(lm)}
     for needed in config.required():
         required = load_scorer(with_weights(needed, device=device))

@@ -10,7 +10,7 @@ import torch
 from tests.training.covered import CoveredScorer, covered_scorer
 from tests.training.tiny import tiny_batch
 from unisr.analysis.gradient_conflict import Watched
-from unisr.analysis.subspace_conflict import OTHER_BATCH, SubspaceConflictSettings, measure, watch
+from unisr.analysis.subspace_conflict import OTHER_BATCH, SubspaceConflictSettings, measure, subspace_conflict
 from unisr.config import RunConfig, TrainConfig
 from unisr.data.batches import Batch
 from unisr.errors import ConfigError
@@ -131,4 +131,4 @@ def test_probes_draw_two_batches_each_and_leave_the_training_as_it_was() -> None
 def test_a_method_that_covers_nothing_is_refused() -> None:
     config = RunConfig(method="UniSAR", dataset="synthetic", preset="quick")
     with pytest.raises(ConfigError, match="covers no weights"):
-        watch(config, SubspaceConflictSettings())
+        subspace_conflict(config, SubspaceConflictSettings())

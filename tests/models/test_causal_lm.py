@@ -59,12 +59,12 @@ def test_linear_layers_leave_out_the_head() -> None:
 
 def test_what_writes_no_text_is_told(tmp_path: Path) -> None:
     tokenizer, _ = load_lm(RANDOM)
-    with pytest.raises(ConfigError, match="this folder gave no usable language model"):
+    with pytest.raises(ConfigError, match="this folder gave no usable model"):
         load_lm(CausalLMConfig(name=str(tmp_path)))
     tokenizer.save_pretrained(tmp_path)
     shape = CLIPVisionConfig(hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2)
     shape.save_pretrained(tmp_path)
-    with pytest.raises(ConfigError, match="this folder gave no usable language model"):
+    with pytest.raises(ConfigError, match="this folder gave no usable model"):
         load_lm(CausalLMConfig(name=str(tmp_path)))
 
 

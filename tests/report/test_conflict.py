@@ -9,7 +9,8 @@ import pytest
 from unisr.errors import UnisrError
 from unisr.random import generator
 from unisr.report import conflict, conflict_figures
-from unisr.report.conflict import PAPER_LAYER, PLAIN, UNDECIDED
+from unisr.report.conflict import PAPER_LAYER, PLAIN
+from unisr.report.verdicts import UNDECIDED
 
 PROBES = 100
 

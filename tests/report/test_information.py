@@ -12,7 +12,7 @@ from unisr.analysis.input_output import CONTROLS, QUANTITIES, RELEVANCE, RESPONS
 from unisr.analysis.mutual_information import ESTIMATORS
 from unisr.errors import ConfigError
 from unisr.report import information, information_figures
-from unisr.report.information import REFUSED, SUPPORTED, UNDECIDED
+from unisr.report.verdicts import REFUSED, SUPPORTED, UNDECIDED
 
 
 def row(method: str, value: float, **fields: object) -> dict[str, object]:

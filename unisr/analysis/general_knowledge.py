@@ -33,9 +33,10 @@ from unisr.errors import ConfigError
 from unisr.evaluation.statistics import bootstrap_interval
 from unisr.models.base import Scorer
 from unisr.models.causal_lm import adapter_of
+from unisr.models.modes import evaluating
 from unisr.random import generator
 from unisr.run import build_scorer, load_scorer, with_weights
-from unisr.training.null_space import evaluating, moments, projectors
+from unisr.training.null_space import moments, projectors
 from unisr.training.pretraining import blocks_of
 
 CANDIDATES = 4

@@ -44,6 +44,7 @@ from unisr.data.loaders import TrainLoader
 from unisr.data.schema import TASKS, Split
 from unisr.errors import ConfigError, DataError
 from unisr.models.base import Scorer
+from unisr.models.modes import evaluating
 from unisr.random import generator, seed_from
 from unisr.run import Inputs, build_scorer, choose_device, prepare_inputs, validation
 from unisr.training import train
@@ -84,15 +85,17 @@ def conflict(config: RunConfig, settings: ConflictSettings, *, device: str | Non
     return kept("gradient-conflict", settings, [config], lambda: watch(config, settings, device=device))
 
 
-def watch(config: RunConfig, settings: ConflictSettings, *, device: str | None = None) -> pd.DataFrame:
-    """`conflict`, computed."""
+def watch(
+    config: RunConfig, settings: ConflictSettings, measured: Measured | None = None, *, device: str | None = None
+) -> pd.DataFrame:
+    """`conflict`, computed; with `measured` (as of `Watched`) the rows of these probes instead."""
     device = choose_device(device)
     given = settings.model_dump(include={"epochs", "epoch_examples"}, exclude_none=True)
     training = config.training.model_copy(update=given)
     config = config.model_copy(update={"training": training})
     scorer, inputs = build_scorer(config, device), prepare_inputs(config)
-    loader = inputs.training(scorer)
-    watched = Watched(loader, scorer, PairedBatches(inputs, scorer, settings), settings.probes, training)
+    loader, batches = inputs.training(scorer), PairedBatches(inputs, scorer, settings)
+    watched = Watched(loader, scorer, batches, settings.probes, training, measured)
     validate = validation(scorer, inputs, device) if training.schedule == "plateau" else None
     train(scorer, watched, training, seed=config.seed, device=device, validate=validate)
     about = {"method": config.method, "seed": config.seed}
@@ -145,6 +148,10 @@ class PairedBatches:
         return self.rows[task][rng.integers(first, end)]
 
 
+Measured = Callable[[Scorer, PairedBatches, int], pd.DataFrame]
+"""The rows of a probe, given its number."""
+
+
 class Watched:
     """A loader that probes the scorer before given optimizer steps and yields another loader's batches untouched.
 
@@ -153,7 +160,7 @@ class Watched:
 
     def __init__(
         self, loader: Loader, scorer: Scorer, batches: PairedBatches, probes: int, training: TrainConfig,
-        measured: Callable[[Scorer, PairedBatches, int], pd.DataFrame] | None = None,
+        measured: Measured | None = None,
     ) -> None:  # fmt: skip
         self.loader, self.scorer, self.batches = loader, scorer, batches
         self.measured = measured or (lambda scorer, batches, number: measure(scorer, batches[number]))
@@ -282,15 +289,9 @@ def _terms(scorer: Scorer, batch: Batch) -> dict[str, Tensor]:
 @contextmanager
 def _undisturbed(scorer: Scorer) -> Iterator[None]:
     """Evaluation mode and generators of its own; both are put back."""
-    modes = {part: part.training for part in scorer.modules()}
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(), evaluating(scorer):
         torch.manual_seed(seed_from(0, "gradient conflict"))
-        scorer.eval()
-        try:
-            yield
-        finally:
-            for part, mode in modes.items():
-                part.training = mode
+        yield
 
 
 def check_joint(method: type[Scorer]) -> None:

@@ -27,23 +27,13 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from unisr.analysis.gradient_conflict import (
-    ALL,
-    ConflictSettings,
-    PairedBatches,
-    Watched,
-    check_joint,
-    paired_gradients,
-    ratios,
-)
+from unisr.analysis.gradient_conflict import ALL, ConflictSettings, PairedBatches, paired_gradients, ratios, watch
 from unisr.analysis.store import kept
 from unisr.config import RunConfig
 from unisr.data.batches import Batch
 from unisr.data.schema import TASKS
 from unisr.errors import ConfigError
 from unisr.models.base import Scorer
-from unisr.run import build_scorer, choose_device, prepare_inputs, validation
-from unisr.training import train
 from unisr.training.aggregation import gram
 from unisr.training.bases import tall
 
@@ -68,41 +58,26 @@ def subspace_conflict(
     Returns:
         one row per probe, layer (`all`: their sum), rank and space (`whole` once, at rank 0): method, seed, step,
         epoch, layer, short (s; 0 for all), rank, space, cosine, across, within, noise_rec, noise_src, norm_ratio (see
-        `gradient_conflict`), energy_rec, energy_src, energy_own, random. NaN where a gradient is zero.
+        `gradient_conflict`), energy_rec, energy_src, energy_own, random, trained_epochs, epoch_examples. NaN where a
+        gradient is zero.
 
     Raises:
         ConfigError: the method covers no weights, is not joint, or its `losses` has no term of one of the tasks.
     """
-    return kept("subspace-conflict", settings, [config], lambda: watch(config, settings, device=device))
-
-
-def watch(config: RunConfig, settings: SubspaceConflictSettings, *, device: str | None = None) -> pd.DataFrame:
-    """`subspace_conflict`, computed."""
-    device = choose_device(device)
-    given = settings.model_dump(include={"epochs", "epoch_examples"}, exclude_none=True)
-    training = config.training.model_copy(update=given)
-    config = config.model_copy(update={"training": training})
-    scorer, inputs = build_scorer(config, device), prepare_inputs(config)
-    check_joint(type(scorer))
-    if not scorer.covered():
-        raise ConfigError(f"{config.method} covers no weights with these settings (Scorer.covered); "
-                          "train it without an adapter")  # fmt: skip
 
     def measured(scorer: Scorer, batches: PairedBatches, number: int) -> pd.DataFrame:
         return measure(scorer, batches[number], batches[OTHER_BATCH + number], settings.ranks)
 
-    loader, batches = inputs.training(scorer), PairedBatches(inputs, scorer, settings)
-    watched = Watched(loader, scorer, batches, settings.probes, training, measured)
-    validate = validation(scorer, inputs, device) if training.schedule == "plateau" else None
-    train(scorer, watched, training, seed=config.seed, device=device, validate=validate)
-    frame = watched.frame()
-    return frame.assign(method=config.method, seed=config.seed)[["method", "seed", *frame]]
+    return kept("subspace-conflict", settings, [config], lambda: watch(config, settings, measured, device=device))
 
 
 def measure(
     scorer: Scorer, halves: tuple[Batch, Batch], other: tuple[Batch, Batch], ranks: tuple[int, ...]
 ) -> pd.DataFrame:
     """Rows of one probe: gradients of `halves`, bases from `other`."""
+    if not scorer.covered():
+        raise ConfigError(f"{scorer.card.name} covers no weights with these settings (Scorer.covered); "
+                          "train it without an adapter")  # fmt: skip
     layers = {name: layer for name, layer in scorer.covered().items() if layer.weight.requires_grad}
     rows, sums = [], {}
     measured, given = _gradients(scorer, layers, halves), _gradients(scorer, layers, other)

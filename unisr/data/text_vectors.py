@@ -16,8 +16,9 @@ from safetensors.numpy import load_file, save_file
 
 from unisr.data import download
 from unisr.data.corpus import words_of
-from unisr.errors import ConfigError, DataError
+from unisr.errors import DataError
 from unisr.paths import data_dir, whole_file
+from unisr.pretrained import Pretrained
 
 FORMAT = 1
 """Raised when an encoder's vectors change, so that stored ones are made again."""
@@ -124,18 +125,8 @@ def _encoded(texts: Sequence[str], encoder: str) -> np.ndarray:
 
 def _loaded(name: str) -> tuple:
     """Tokenizer, model, and whether its first token's state is the text's vector."""
-    # Imported here because it takes seconds, which the other encoder need not pay.
-    from transformers import AutoModel, AutoTokenizer
-
-    try:
-        model = AutoModel.from_pretrained(name, use_safetensors=True, dtype=torch.float32).eval()
-        tokenizer = AutoTokenizer.from_pretrained(name)
-    except (OSError, ValueError) as error:
-        where = "this folder" if Path(name).exists() else "the model hub under this id"
-        raise ConfigError(
-            f"encoder {name!r}: {where} gave no usable model ({error}); "
-            "give a folder with config.json, safetensors weights and a tokenizer, or use 'lsa' or 'minilm'"
-        ) from error
+    source = Pretrained(name, f"encoder {name!r}", "'lsa' or 'minilm'")
+    model, tokenizer = source.encoder().eval(), source.tokenizer()
     # [CLS] stands first and padding last, whatever side the tokenizer would take.
     tokenizer.padding_side = "right"
     return tokenizer, model, _first_token(name)

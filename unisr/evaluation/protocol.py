@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from unisr.config import RunConfig
 from unisr.data.batches import Batch
 from unisr.errors import UnisrError
 from unisr.evaluation.ranks import RankError, expected_rank
+from unisr.models.modes import evaluating
 
 if TYPE_CHECKING:
     from unisr.data.loaders import EvaluationLoader
@@ -53,7 +53,7 @@ def evaluate(
         RankError: a score is NaN; the message names method, task and event.
     """
     parts = []
-    with _evaluation_mode(scorer), torch.inference_mode():
+    with evaluating(scorer), torch.inference_mode():
         for task, loader in loaders.items():
             batches = progress(loader, f"rank {task}") if progress else loader
             ranked = [_ranked(scorer, task, *batch, device=device, full=full) for batch in batches]
@@ -89,18 +89,6 @@ def _ranked(
     rank, ties = expected_rank(scores, positive)
     columns = {"task": task, "user": batch.user.cpu().numpy(), "event": rows, "query": batch.query.cpu().numpy()}
     return pd.DataFrame({**columns, "rank": rank, "ties": ties, SIZE: (batch.candidates > 0).sum(1).cpu().numpy()})
-
-
-@contextmanager
-def _evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode inside; afterwards each submodule has the mode it had."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
 
 
 CANDIDATE_TEXTS = {

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 from transformers import (
-    AutoConfig,
     AutoModelForCausalLM,
     AutoModelForSeq2SeqLM,
-    AutoTokenizer,
     LlamaConfig,
     PreTrainedTokenizerBase,
     T5Config,
@@ -23,6 +20,7 @@ from unisr.config import Settings
 from unisr.errors import ConfigError
 from unisr.models import packed
 from unisr.models.tokenizer import train_tokenizer
+from unisr.pretrained import Pretrained
 
 ANSWERS = ("Yes", "No")
 
@@ -166,17 +164,8 @@ def _from_config(config: BackboneConfig, texts: Sequence[str], keep: Sequence[st
 
 
 def _pretrained(config: BackboneConfig) -> tuple[PreTrainedTokenizerBase, nn.Module]:
-    try:
-        shape = AutoConfig.from_pretrained(config.name)
-        auto = AutoModelForSeq2SeqLM if shape.is_encoder_decoder else AutoModelForCausalLM
-        model = auto.from_pretrained(config.name, use_safetensors=True, dtype=torch.float32)
-        return AutoTokenizer.from_pretrained(config.name), model
-    except (OSError, ValueError) as error:
-        where = "this folder" if Path(config.name).exists() else "the model hub under this id"
-        raise ConfigError(
-            f"backbone {config.name!r}: {where} gave no usable model ({error}); "
-            "give a folder with config.json, safetensors weights and a tokenizer, or use 't5' or 'llama'"
-        ) from error
+    source = Pretrained(config.name, f"backbone {config.name!r}", "'t5' or 'llama'")
+    return source.tokenizer(), source.language_model()
 
 
 def _adapted(model: nn.Module, config: BackboneConfig) -> nn.Module:

@@ -96,8 +96,8 @@ class Scorer(nn.Module):
         return [int(TASKS[t]) for t in self.card.tasks]
 
 
-def required_table(tables: Tables, source: str, name: str, *, rows: int) -> Tensor:
-    """Table `name` of `source`, [rows + 1, …], row 0 padding.
+def required_table(tables: Tables, source: str, name: str, *, rows: int | None = None) -> Tensor:
+    """Table `name` of `source`; with `rows` [rows + 1, …], row 0 padding.
 
     Raises:
         ConfigError: it is not among the tables, or of another dataset.
@@ -106,7 +106,7 @@ def required_table(tables: Tables, source: str, name: str, *, rows: int) -> Tens
         table = tables[source][name]
     except KeyError:
         raise ConfigError(f"table {name!r} of {source} is missing; run the method through unisr.run") from None
-    if len(table) != rows + 1:
+    if rows is not None and len(table) != rows + 1:
         raise ConfigError(
             f"table {name!r} of {source} has {len(table) - 1} rows, the corpus {rows}: not the same dataset"
         )

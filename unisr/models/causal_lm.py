@@ -4,25 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Literal
 
-import torch
 from torch import Tensor, nn
-from transformers import (
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoModelForSeq2SeqLM,
-    AutoTokenizer,
-    PreTrainedConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import ModelOutput
 
 from unisr.config import Settings
-from unisr.errors import ConfigError
 from unisr.models.smollm2 import smollm2
+from unisr.pretrained import Pretrained
 from unisr.training.pretraining import TestbedConfig, blocks_of, byte_tokenizer, initial, testbed
 
 GENERAL_TOKENS = 50_000
@@ -48,7 +38,7 @@ def load_tokenizer(config: CausalLMConfig) -> PreTrainedTokenizerBase:
     """The tokenizer of the language model, see `load_lm`."""
     if config.name == "random":
         return byte_tokenizer()
-    return _loaded(AutoTokenizer, config.name, _folder(config))
+    return _source(config).tokenizer()
 
 
 def load_lm(config: CausalLMConfig) -> tuple[PreTrainedTokenizerBase, PreTrainedModel]:
@@ -61,10 +51,7 @@ def load_lm(config: CausalLMConfig) -> tuple[PreTrainedTokenizerBase, PreTrained
     tokenizer = load_tokenizer(config)
     if config.name == "random":
         return tokenizer, initial(config.testbed, tokenizer)
-    source = _folder(config)
-    both = _loaded(AutoConfig, config.name, source).is_encoder_decoder
-    auto = AutoModelForSeq2SeqLM if both else AutoModelForCausalLM
-    return tokenizer, _loaded(auto, config.name, source, use_safetensors=True, dtype=torch.float32)
+    return tokenizer, _source(config).language_model()
 
 
 def read(lm: nn.Module, tokens: Tensor, **options: object) -> ModelOutput:
@@ -127,20 +114,7 @@ def _both_trainable(lm: nn.Module) -> None:
     set_requires_grad(lm, ["rec", "src"], True)
 
 
-def _folder(config: CausalLMConfig) -> str:
-    if config.name == "testbed":
-        return str(testbed(config.testbed))
-    return str(smollm2()) if config.name == "smollm2" else config.name
-
-
-def _loaded(
-    auto: type, name: str, source: str, **options: object
-) -> PreTrainedModel | PreTrainedTokenizerBase | PreTrainedConfig:
-    try:
-        return auto.from_pretrained(source, **options)
-    except (OSError, ValueError) as error:
-        where = "this folder" if Path(source).exists() else "the model hub under this id"
-        raise ConfigError(
-            f"language model {name!r}: {where} gave no usable language model ({error}); give a folder with "
-            "config.json, safetensors weights and a tokenizer, or use 'testbed', 'smollm2' or 'random'"
-        ) from error
+def _source(config: CausalLMConfig) -> Pretrained:
+    made = {"testbed": lambda: testbed(config.testbed), "smollm2": smollm2}
+    folder = made[config.name]() if config.name in made else config.name
+    return Pretrained(str(folder), f"language model {config.name!r}", "'testbed', 'smollm2' or 'random'")

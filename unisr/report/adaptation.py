@@ -20,6 +20,7 @@ from unisr.data.schema import TASK_TITLES
 from unisr.report import comparison, lineup, widgets
 from unisr.report.cost import run_cost
 from unisr.report.store import Run
+from unisr.report.verdicts import REFUSED, SUPPORTED, UNDECIDED
 from unisr.run import build_scorer
 from unisr.training.bases import state_numbers
 from unisr.variants import STUDIES, label
@@ -40,7 +41,6 @@ EXPECTED_LEAKS = (
     ((64, 64), 16, 40, "33 %"), ((64, 64), 64, 40, "24 %"), ((128, 64), 16, 80, "33 %"), ((64, 128), 16, 40, "none"),
 )  # fmt: skip
 """Weight, rank, dimensions of the null space, and what our reading of the released code expects of it."""
-SUPPORTED, REFUSED, UNDECIDED = "supported", "not supported", "undecided at this scale"
 
 
 def to_make(dataset: str, preset: Preset) -> list[RunConfig]:

@@ -17,6 +17,7 @@ from unisr.random import generator
 from unisr.report import comparison
 from unisr.report.lineup import named
 from unisr.report.store import Run
+from unisr.report.verdicts import REFUSED, SUPPORTED, UNDECIDED
 from unisr.variants import label
 
 SETTINGS: dict[str, ConflictSettings] = {
@@ -41,7 +42,6 @@ HALVES = {"same users": "within", "other users": "across", "rec with itself": "n
 """Titles of the columns that compare gradients of half a batch each."""
 FAINT = 0.1
 """What a cosine must exceed to be called anything."""
-UNDECIDED = "undecided at this scale"
 
 
 def measured(dataset: str, preset: Preset, methods: str, *, seeds: int = 0) -> pd.DataFrame:
@@ -193,7 +193,7 @@ def _contrasts(first: pd.DataFrame, second: pd.DataFrame, one: str, other: str) 
 def _verdict(supported: bool, refuted: bool, probes: int) -> str:
     if probes < FEWEST:
         return f"{UNDECIDED}: {probes} probes, fewer than {FEWEST}"
-    return "supported" if supported else "not supported" if refuted else UNDECIDED
+    return SUPPORTED if supported else REFUSED if refuted else UNDECIDED
 
 
 def reading(frame: pd.DataFrame, part: str = PAPER_LAYER) -> str:

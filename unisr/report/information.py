@@ -12,10 +12,10 @@ from unisr.data.schema import TASK_TITLES
 from unisr.errors import ConfigError
 from unisr.report import tables, widgets
 from unisr.report.lineup import named
+from unisr.report.verdicts import REFUSED, SUPPORTED, UNDECIDED
 
 TABLE = 5
 """The paper's table."""
-SUPPORTED, REFUSED, UNDECIDED = "supported", "not supported", "undecided at this scale"
 LEAST_SEEDS = 3
 """Fewest seeds of training that a verdict other than undecided rests on."""
 

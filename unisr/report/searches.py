@@ -66,7 +66,7 @@ class Search(Settings):
 
 def path_of(dataset: str, method: str, variant: str = "") -> Path:
     """Where a search is stored: `results/<dataset>/tuning/<method>[, <variant>].json`."""
-    return results_dir() / dataset / "tuning" / f"{', '.join(filter(None, (method, variant)))}.json"
+    return results_dir() / dataset / "tuning" / f"{_name(method, variant)}.json"
 
 
 def find(dataset: str, method: str, variant: str = "") -> Search | None:
@@ -98,12 +98,15 @@ def summary(dataset: str) -> pd.DataFrame:
         if (search := find(dataset, method, variant)) and any(trial.value is not None for trial in search.trials):
             chosen, first = search.chosen, search.trials[0]
             settings = {path.split(".")[1].replace("_", " "): value for path, value in chosen.settings.items()}
-            name = ", ".join(filter(None, (method, variant)))
             rows.append({
-                "method": name, "trials": len(search.trials), "chosen trial": chosen.number,
+                "method": _name(method, variant), "trials": len(search.trials), "chosen trial": chosen.number,
                 "validation NDCG@5": chosen.value, "of trial 0": first.value, **settings,
             })
     return pd.DataFrame(rows)
+
+
+def _name(method: str, variant: str) -> str:
+    return ", ".join(filter(None, (method, variant)))
 
 
 def _variants(dataset: str, method: str) -> list[str]:

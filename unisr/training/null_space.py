@@ -14,8 +14,8 @@ model; the released code takes them on random weights.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from unisr.config import NullSpaceConfig
 from unisr.errors import ConfigError
 from unisr.models.causal_lm import read
+from unisr.models.modes import evaluating
 
 LEAST = 0.05
 """Share of the directions, the lowest, that are the null space where no eigenvalue is under the bound (released)."""
@@ -114,15 +115,3 @@ class _Moments:
             self.source[name] = self.last[1]
 
         return see
-
-
-@contextmanager
-def evaluating(lm: nn.Module) -> Iterator[None]:
-    """Evaluation mode for the block; every part gets its own mode back."""
-    modes = {part: part.training for part in lm.modules()}
-    lm.eval()
-    try:
-        yield
-    finally:
-        for part, mode in modes.items():
-            part.training = mode

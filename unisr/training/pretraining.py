@@ -112,7 +112,7 @@ def blocks_of(
 
     limit: at most so many tokens; the rest that fills no block is left out.
     """
-    first = [t for t in (tokenizer.bos_token_id, tokenizer.eos_token_id) if t is not None][:1]
+    first = document_start(tokenizer)
     stream: list[int] = []
     for text in texts:
         if limit is not None and len(stream) >= limit:
@@ -120,6 +120,11 @@ def blocks_of(
         stream += first + tokenizer(text, add_special_tokens=False)["input_ids"]
     count = min(len(stream), limit if limit is not None else len(stream)) // length
     return torch.tensor(stream[: count * length], dtype=torch.long).reshape(count, length)
+
+
+def document_start(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """The token that a document begins with; empty where the tokenizer has none."""
+    return [t for t in (tokenizer.bos_token_id, tokenizer.eos_token_id) if t is not None][:1]
 
 
 def _pretrain(settings: TestbedConfig, texts: Sequence[str], folder: Path) -> None:

@@ -12,12 +12,13 @@ from unisr.data.batches import Batch
 from unisr.data.corpus import Corpus
 from unisr.errors import ConfigError
 from unisr.models.backbone import packed_mask
-from unisr.models.base import Scorer, Tables
+from unisr.models.base import Scorer, Tables, required_table
 from unisr.models.causal_lm import adapted, adapter_of, linear_layers, load_lm, norm_gains
 from unisr.models.identifiers import atomic, semantic_ids
 from unisr.models.joint.gems_config import PRESETS, PROMPT, GEMSConfig
 from unisr.models.tokenizer import register_texts, token_table
 from unisr.registry import Card, register
+from unisr.training.pretraining import document_start
 
 PACKED = 128
 """Semantic ids behind one prompt when the whole catalog is scored."""
@@ -89,7 +90,7 @@ class GEMS(Scorer):
         Raises:
             ConfigError: the scorer was built without it.
         """
-        return required_blocks(self.tables)
+        return required_table(self.tables, "prose", "projection")
 
     def covered(self) -> dict[str, nn.Linear]:
         """The linear layers of the LM's blocks; none beside adapters, which are trained in their place."""
@@ -219,7 +220,7 @@ class GEMS(Scorer):
 
     def _register_prompt(self) -> None:
         """Tokens of the prompt's parts; the first begins as a document does."""
-        begin = [t for t in (self.tokenizer.bos_token_id, self.tokenizer.eos_token_id) if t is not None][:1]
+        begin = document_start(self.tokenizer)
         for name, text in PROMPT.items():
             tokens = self.tokenizer(text, add_special_tokens=False)["input_ids"]
             tokens = begin + tokens if name == "history" else tokens
@@ -251,14 +252,3 @@ class GEMS(Scorer):
                 layer.weight.requires_grad_(True)
             for gain in norm_gains(self.lm) if config.norms else ():
                 gain.requires_grad_(True)
-
-
-def required_blocks(tables: Tables) -> Tensor:
-    """`tables["prose"]["projection"]`.
-
-    Raises:
-        ConfigError: it is not there.
-    """
-    if "prose" not in tables:
-        raise ConfigError("table 'projection' of prose is missing; run the method through unisr.run")
-    return tables["prose"]["projection"]
