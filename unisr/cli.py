@@ -88,15 +88,19 @@ def prepare(
     folder: Annotated[Path | None, typer.Option("--from", help="Folder with the source's own files.")] = None,
     as_json: Json = False,
 ) -> None:
-    """Fetch or read a dataset and store its tables."""
-    from unisr.data import describe, load_dataset
+    """Fetch or read a dataset and store its tables; tell its counts, the papers', and what each filter left."""
+    from unisr.data import load_dataset
+    from unisr.data.counts import compare, table
 
-    loaded = load_dataset(dataset, folder=folder)
-    counts = describe(loaded)
+    told = compare(load_dataset(dataset, folder=folder))
     if as_json:
-        typer.echo(json.dumps({"dataset": loaded.name, "counts": counts}))
-    else:
-        typer.echo(f"{loaded.name} is prepared: {', '.join(f'{k} {v:,}' for k, v in counts.items())}")
+        typer.echo(json.dumps(told))
+        return
+    typer.echo(f"{told['dataset']} is prepared: {', '.join(f'{k} {v:,}' for k, v in told['counts'].items())}")
+    if told["filters"] or told["paper"]:
+        _table(table(told))
+    for sentence in told["differences"]:
+        typer.echo(sentence)
 
 
 @app.command()

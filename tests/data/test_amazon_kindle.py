@@ -52,7 +52,11 @@ def test_tables_hold_every_review_and_a_search_for_each(tmp_path: Path) -> None:
     assert (row["user"], row["item"], row["task"], row["time"]) == (1, 1, Task.REC, 0)
     assert set(dataset.queries["origin"][1:]) == {"constructed"}
     assert source("Amazon-Kindle").name == dataset.name == "amazon-kindle"
-    assert kindle.paper_counts().keys() == describe(dataset).keys()
+    assert kindle.paper_counts().keys() == describe(dataset).keys() and source(kindle.NAME).paper_counts
+    assert [counts for _, counts in dataset.filters] == [
+        {"#Inter-R": 300}, {"#User": 30, "#Item": 10, "#Inter-R": 300}, {"#Queries": 15, "#Inter-S": 600},
+        {"#Queries": 15, "#Inter-S": 300},
+    ]  # fmt: skip
 
 
 def test_each_search_has_a_query_of_its_item_and_all_are_drawn(tmp_path: Path) -> None:

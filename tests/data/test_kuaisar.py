@@ -49,6 +49,16 @@ def test_clicks_of_both_tasks_are_events_of_users_with_both(folder: Path, datase
         assert dataset.events[column].value_counts().min() >= kuaisar.CORE
 
 
+def test_what_each_filter_left_is_told(folder: Path, dataset: Dataset) -> None:
+    (first, rows), (second, clicked), *_, (_, last) = dataset.filters
+    assert (first, second) == ("rows of the files", "clicks") and last == describe(dataset)
+    assert rows["#Inter-R"] == 2000 and rows["#Inter-S"] == 1000 and rows["#User"] == 40
+    raw = clicks(folder)
+    assert clicked["#Inter-R"] == (raw["task"] == Task.REC).sum() and clicked["#Item"] == raw["item"].n_unique()
+    words = pl.read_csv(folder / "src_inter.csv")["keyword"]
+    assert rows["#Queries"] == words.n_unique() > clicked["#Queries"] >= last["#Queries"]
+
+
 def test_filters_are_repeated_until_none_changes_anything() -> None:
     # Item 9 has five clicks only while user 8, who never searches, counts.
     rows = [(u, i, Task.REC) for u in (1, 2, 3, 4, 5) for i in (1, 2, 3, 4)]
@@ -56,7 +66,13 @@ def test_filters_are_repeated_until_none_changes_anything() -> None:
     lonely = [(8, i, Task.REC) for i in (1, 2, 3, 4, 9)] + [(u, 9, Task.REC) for u in (1, 2, 3, 4)]
     schema = ["user", "item", "task"]
     events = pl.DataFrame([(u, i, int(t)) for u, i, t in lonely + rows], schema=schema, orient="row")
-    assert kuaisar.filtered(events).rows() == [(u, i, int(t)) for u, i, t in rows]
+    left: list[tuple[str, dict[str, int]]] = []
+    assert kuaisar.filtered(events, left).rows() == [(u, i, int(t)) for u, i, t in rows]
+    assert [(title, counts["#User"], counts["#Item"], counts["#Inter-R"]) for title, counts in left] == [
+        ("5 clicks of each user and item", 6, 6, 29),
+        ("users with both tasks", 5, 6, 24),
+        ("5 clicks of each user and item, round 2", 5, 5, 20),
+    ]
     with pytest.raises(DataError, match="no user and item with 5 clicks"):
         kuaisar.filtered(events.filter(pl.col("task") == Task.REC))
 
@@ -134,4 +150,5 @@ def test_both_sizes_are_sources_and_say_which_files_to_get(monkeypatch: pytest.M
         monkeypatch.delenv(variable, raising=False)
         with pytest.raises(DataError, match=rf"{archive}.*8181109; accept its licence.*variable {variable}\."):
             fetch(None)
+        assert source(name).paper_counts == kuaisar.paper_counts(name)
         assert kuaisar.paper_counts(name)["#Item"] > 4_000_000

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from pyarrow import feather
 
 from unisr.data import dataset_hash, download, load_dataset
 from unisr.data.filtering import dense, k_core
@@ -40,7 +41,7 @@ def test_a_damaged_cache_is_noticed_and_built_again(
     cache: Path, damage: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     expected = dataset_hash(load_dataset("synthetic"))
-    table, manifest = cache / "events.parquet", cache / "manifest.json"
+    table, manifest = cache / "events.arrow", cache / "manifest.json"
     if damage == "truncated table":
         table.write_bytes(table.read_bytes()[:-100])
     elif damage == "missing table":
@@ -50,7 +51,7 @@ def test_a_damaged_cache_is_noticed_and_built_again(
     elif damage == "other version":
         manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"version": 0}))
     else:
-        pd.read_parquet(table).assign(item=1).to_parquet(table)
+        feather.write_feather(pd.read_feather(table).assign(item=1), table)
     assert dataset_hash(load_dataset("synthetic")) == expected
     assert "building again" in caplog.text
     caplog.clear()
@@ -58,11 +59,22 @@ def test_a_damaged_cache_is_noticed_and_built_again(
     assert not caplog.text
 
 
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="needs Linux's list of mapped files")
+def test_a_cached_table_is_its_file_mapped(cache: Path) -> None:
+    built, loaded = load_dataset("synthetic"), load_dataset("synthetic")
+    with open("/proc/self/maps") as file:
+        maps = [line.split() for line in file if line.rstrip().endswith(str(cache / "events.arrow"))]
+    low, high = (int(address, 16) for address in maps[0][0].split("-"))
+    for column in loaded.events:
+        assert low <= loaded.column(column).ctypes.data < high
+        assert not low <= built.column(column).ctypes.data < high
+
+
 def test_a_failed_build_leaves_nothing(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def broken(self: pd.DataFrame, *args: object, **options: object) -> None:
+    def broken(*args: object, **options: object) -> None:
         raise OSError("disk full")
 
-    monkeypatch.setattr(pd.DataFrame, "to_parquet", broken)
+    monkeypatch.setattr(feather, "write_feather", broken)
     with pytest.raises(OSError, match="disk full"):
         load_dataset("synthetic")
     assert list(cache.parent.iterdir()) == []

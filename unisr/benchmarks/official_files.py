@@ -17,7 +17,7 @@ from unisr.random import generator
 BRANCHES = ("Romance", "Mystery, Thriller & Suspense", "Science Fiction & Fantasy", "Cookbooks, Food & Wine", "History")
 LEAVES = ("Historical", "Contemporary", "Women Sleuths", "Space Opera", "Baking", "Military", "Short Reads", "Humor")
 DAY, MILLISECONDS = 86_400, 1000
-KINDLE_START, KUAISAR_START = 1_300_000_000 // DAY * DAY, 1_684_684_800
+KINDLE_START, KUAISAR_START, QILIN_START = 1_300_000_000 // DAY * DAY, 1_684_684_800, 1_731_000_000
 """Seconds; KuaiSAR's first day begins at midnight in China."""
 
 
@@ -137,3 +137,61 @@ def _features(random: np.random.Generator, items: int) -> pl.DataFrame:
         columns[f"{level}_level_category_name"] = ["空"] * items
         columns[f"{level}_level_category_name_en"] = [f"{level} {b}" for b in branch.tolist()]
     return pl.DataFrame(columns)
+
+
+def write_qilin(
+    folder: Path, *, users: int, notes: int, requests: int, searches: int, shown: int = 10, seed: int = 0
+) -> None:
+    """The parquet files of the folders recommendation_train, …, search_test and notes, and user_feat.
+
+    requests, searches: rows of both parts, one in eight in the test part. shown: notes of each, about one in five
+    clicked.
+    """
+    random = generator(seed, "qilin files")
+    for task, n, key, column in (
+        ("recommendation", requests, "request_idx", "rec_result_details_with_idx"),
+        ("search", searches, "search_idx", "search_result_details_with_idx"),
+    ):
+        user = (random.random(n) ** 2 * users).astype(int)
+        frame = pl.DataFrame({key: np.arange(n), "session_idx": user, "user_idx": user})
+        recent = _notes(random, n, notes, 5).alias("recent_clicked_note_idxs")
+        query = pl.Series("query", [f"怎么 做 {k}" for k in random.integers(0, max(1, n // 3), n).tolist()])
+        frame = frame.with_columns(recent, query, _details(random, n, notes, shown, task == "search").alias(column))
+        for part, rows in (("train", frame[n // 8 :]), ("test", frame[: n // 8])):
+            _parquet(folder / f"{task}_{part}", rows)
+    texts = [f"note_{part} of number {{}}" for part in ("title", "content")]
+    table = pl.DataFrame({"note_idx": random.permutation(notes)})
+    table = table.with_columns(pl.format(text, "note_idx").alias(text.split()[0]) for text in texts)
+    # As in the official files, the third level is missing now and then.
+    levels = [pl.format(f"c{level}{{}}", pl.col("note_idx") % 5**level) for level in (1, 2, 3)]
+    levels[2] = pl.when(pl.col("note_idx") % 4 > 0).then(levels[2])
+    table = table.with_columns(c.alias(f"taxonomy{i}_id") for i, c in enumerate(levels, start=1))
+    for shard in range(5):
+        _parquet(folder / "notes", table[shard::5], f"train-{shard:05}-of-00005.parquet")
+    _parquet(folder / "user_feat", pl.DataFrame({"user_idx": np.arange(users), "gender": "female"}))
+
+
+def _parquet(folder: Path, rows: pl.DataFrame, name: str = "train-00000-of-00001.parquet") -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    rows.write_parquet(folder / name)
+
+
+def _notes(random: np.random.Generator, n: int, notes: int, each: int) -> pl.Series:
+    """`[n]` lists of note numbers, a few notes in most of them."""
+    return pl.Series((random.random((n, each)) ** 2 * notes).astype(np.int64)).cast(pl.List(pl.Int64))
+
+
+def _details(random: np.random.Generator, n: int, notes: int, shown: int, searched: bool) -> pl.Series:
+    """`[n]` lists of the notes shown; searches have floats and seconds, recommendations integers and milliseconds."""
+    clock, unit = ("search_timestamp", 1) if searched else ("request_timestamp", MILLISECONDS)
+    start = QILIN_START + np.repeat(random.integers(0, 20 * DAY, n), shown)
+    columns: dict[str, object] = {
+        "click": random.random(n * shown) < 0.2,
+        "note_idx": _notes(random, n, notes, shown).explode(),
+        "position": np.tile(np.arange(shown), n),
+        clock: (start + random.integers(0, 60, n * shown)) * unit,
+    }
+    table = pl.DataFrame(columns).with_columns(pl.col("click").cast(pl.Int64), row=np.repeat(np.arange(n), shown))
+    if searched:
+        table = table.with_columns(pl.col("click", "position", clock).cast(pl.Float64))
+    return table.group_by("row", maintain_order=True).agg(pl.struct(*columns).alias("shown"))["shown"]

@@ -1,4 +1,8 @@
-"""From a dataset's name to its tables: built once, cached as parquet, checked by hash on load."""
+"""From a dataset's name to its tables: built once, cached as Arrow files, checked by hash, mapped into memory.
+
+The files are not compressed, so that a loaded table is the file itself: what no one reads takes no memory, and
+processes that load the same dataset share it.
+"""
 
 from __future__ import annotations
 
@@ -10,19 +14,20 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
+from pyarrow import feather
 
 from unisr.data import download
 from unisr.data.download import file_hash
 from unisr.data.schema import COLUMNS, Dataset, Task
 from unisr.data.sources import Source, source
 from unisr.errors import DataError
+from unisr.lock import exclusive
 from unisr.paths import data_dir
 from unisr.random import generator
 
-TABLES_VERSION = 1
-"""Raised when the tables a source gives change; caches of other versions are rebuilt."""
-MANIFEST = "manifest.json"
+TABLES_VERSION = 2
+"""Raised when the tables a source gives, or their files, change; caches of other versions are rebuilt."""
+MANIFEST, WORK = "manifest.json", ".tables-"
 log = logging.getLogger(__name__)
 
 
@@ -30,6 +35,9 @@ def load_dataset(
     name: str, *, max_users: int | None = None, seed: int = 0, folder: Path | str | None = None
 ) -> Dataset:
     """The dataset called `name`, prepared and cached under `data_dir()/<name>/` when missing.
+
+    One process prepares a dataset, others wait for it. A killed one leaves no tables, and what it leaves is cleared
+    away by the next that prepares.
 
     max_users: keep a keyed sample of users, re-indexed densely, and all items and queries.
     seed: picks that sample, and the world of a generated source; it changes nothing else.
@@ -41,7 +49,10 @@ def load_dataset(
     """
     chosen = source(name)
     folder = Path(folder).expanduser() if folder is not None else None
-    dataset = _cached(chosen, seed, folder) or _prepare(chosen, seed, folder)
+    dataset = _cached(chosen, seed, folder, logging.DEBUG)
+    if dataset is None:
+        with exclusive(data_dir() / chosen.name / f"{chosen.name}.lock"):
+            dataset = _cached(chosen, seed, folder) or _prepare(chosen, seed, folder)
     return dataset if max_users is None else sample_users(dataset, max_users, seed=seed)
 
 
@@ -87,11 +98,15 @@ def _cache_folder(chosen: Source, seed: int) -> Path:
     return data_dir() / chosen.name / ("tables" if chosen.fetch else f"tables-s{seed}")
 
 
+def _file(folder: Path, table: str) -> Path:
+    return folder / f"{table}.arrow"
+
+
 def _source_hashes(chosen: Source, folder: Path | None) -> dict[str, str]:
     return {f: file_hash(folder / f) for f in chosen.files if folder and (folder / f).is_file()}
 
 
-def _cached(chosen: Source, seed: int, folder: Path | None) -> Dataset | None:
+def _cached(chosen: Source, seed: int, folder: Path | None, level: int = logging.WARNING) -> Dataset | None:
     """The cached tables; None where there are none, or they are damaged, outdated or of other files."""
     cache = _cache_folder(chosen, seed)
     if not cache.exists():
@@ -103,11 +118,14 @@ def _cached(chosen: Source, seed: int, folder: Path | None) -> Dataset | None:
         if folder is not None and manifest["sources"] != _source_hashes(chosen, folder):
             raise DataError(f"made from other files than those in {folder}")
         for table in COLUMNS:
-            if file_hash(cache / f"{table}.parquet") != manifest["tables"][table]:
-                raise DataError(f"{table}.parquet is not what {MANIFEST} says")
-        return Dataset(chosen.name, **{t: pd.read_parquet(cache / f"{t}.parquet") for t in COLUMNS}).validate()
+            if file_hash(_file(cache, table)) != manifest["tables"][table]:
+                raise DataError(f"{_file(cache, table).name} is not what {MANIFEST} says")
+        tables = {t: feather.read_table(_file(cache, t), memory_map=True) for t in COLUMNS}
+        # Columns by themselves: joined in one block, as pandas does otherwise, they would be copied.
+        frames = {t: table.to_pandas(split_blocks=True) for t, table in tables.items()}
+        return Dataset(chosen.name, **frames, filters=tuple((f, c) for f, c in manifest["filters"])).validate()
     except (DataError, OSError, ValueError, KeyError, TypeError) as reason:
-        log.warning("%s: building again: %s", cache, reason)
+        log.log(level, "%s: building again: %s", cache, reason)
         return None
 
 
@@ -117,18 +135,23 @@ def _prepare(chosen: Source, seed: int, folder: Path | None) -> Dataset:
     dataset = chosen.build(raw, seed)
     cache = _cache_folder(chosen, seed)
     cache.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=".tables-", dir=cache.parent))
+    for left in cache.parent.glob(f"{WORK}*"):
+        shutil.rmtree(left, ignore_errors=True)
+    work = Path(tempfile.mkdtemp(prefix=WORK, dir=cache.parent))
     try:
         for table in COLUMNS:
-            getattr(dataset, table).to_parquet(work / f"{table}.parquet", index=False)
+            frame = getattr(dataset, table)
+            # In one chunk: a column of several would be copied when loaded.
+            feather.write_feather(frame, _file(work, table), compression="uncompressed", chunksize=len(frame))
         manifest = {
             "name": chosen.name,
             "version": TABLES_VERSION,
             "seed": seed,
             "dataset": dataset_hash(dataset),
             "counts": describe(dataset),
+            "filters": dataset.filters,
             "sources": _source_hashes(chosen, raw),
-            "tables": {t: file_hash(work / f"{t}.parquet") for t in COLUMNS},
+            "tables": {t: file_hash(_file(work, t)) for t in COLUMNS},
         }
         (work / MANIFEST).write_text(json.dumps(manifest, indent=1))
         download.put_in_place(work, cache)

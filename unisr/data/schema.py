@@ -7,6 +7,7 @@ number of an event in this table is its identity everywhere in the package.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -58,6 +59,8 @@ class Dataset:
     items: pd.DataFrame
     queries: pd.DataFrame
     events: pd.DataFrame
+    filters: tuple[tuple[str, Mapping[str, int]], ...] = ()
+    """What each filter of the source's builder left, in their order: its name, and counts as `describe` names them."""
 
     @property
     def n_users(self) -> int:
@@ -122,6 +125,9 @@ class Dataset:
             raise DataError(
                 f"{self.name}: events row {row}: search events have a query, recommendation events have none"
             )
-        order = np.lexsort((self.column("task"), self.column("time"), self.column("user")))
-        if not np.array_equal(order, np.arange(len(order))):
+        falls = np.zeros(max(len(self.events) - 1, 0), dtype=bool)
+        for name in ("task", "time", "user"):
+            values = self.column(name)
+            falls = (values[1:] < values[:-1]) | ((values[1:] == values[:-1]) & falls)
+        if falls.any():
             raise DataError(f"{self.name}: events are not sorted by user, time, task")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -19,12 +19,14 @@ def assemble(
     queries: pd.DataFrame,
     events: pd.DataFrame,
     split: Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray] = strict_leave_one_out,
+    filters: Sequence[tuple[str, Mapping[str, int]]] = (),
 ) -> Dataset:
     """A dataset from tables without padding whose ids are 1, 2, … in row order.
 
     users: keys of the source. items: key, title, text, category. queries: text, origin.
     events: user, item, task, query, time in the source's order (kept among equal times).
     split: gives the `Split` of each event from user, time and task, `[E]` each.
+    filters: what each filter left, in their order (see `Dataset.filters`, `filtering.counted`).
 
     Raises:
         DataError: a table breaks the schema.
@@ -38,6 +40,7 @@ def assemble(
         items=_padded("items", items),
         queries=_padded("queries", queries),
         events=pd.DataFrame(columns),
+        filters=tuple(filters),
     ).validate()
 
 

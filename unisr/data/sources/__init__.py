@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -30,6 +30,8 @@ class Source:
     """(folder given by the user or None) -> folder of the raw files; None for generated sources."""
     files: tuple[str, ...] = ()
     """Raw files whose hashes the manifest records, where present."""
+    paper_counts: Mapping[str, int] | None = None
+    """Published counts, with names as `describe` gives them; those that no paper prints are left out."""
 
     def as_dict(self) -> dict[str, str]:
         """The descriptive fields, for listings."""

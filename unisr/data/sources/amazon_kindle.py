@@ -75,12 +75,13 @@ def build(folder: Path | None, seed: int) -> Dataset:
         DataError: a file is damaged or has too many malformed lines.
     """
     assert folder is not None
-    reviews = _reviews(folder / REVIEWS)
+    lines, reviews = _reviews(folder / REVIEWS)
     items = _items(folder / METADATA, reviews["asin"].unique().sort())
     rows = reviews.with_row_index("row").select("row", "reviewerID", "asin")
     official = (folder / QUERY_TEXTS).is_file() and any((folder / name).is_file() for name in QRELS)
     choices = _official(folder, rows) if official else rows.join(items.explode("query"), on="asin")
-    queries, drawn = _drawn(choices.select("row", "query").drop_nulls())
+    choices = choices.select("row", "query").drop_nulls()
+    queries, drawn = _drawn(choices)
     users = reviews["reviewerID"].unique().sort()
     events = pd.DataFrame({
         "user": users.search_sorted(reviews["reviewerID"]).to_numpy().astype(np.int64) + 1,
@@ -89,6 +90,12 @@ def build(folder: Path | None, seed: int) -> Dataset:
         "query": 0,
         "time": reviews["unixReviewTime"].to_numpy(),
     })
+    filters = [
+        ("lines of the reviews", {"#Inter-R": lines}),
+        ("whole ones, one of a user and item", {"#User": len(users), "#Item": len(items), "#Inter-R": len(events)}),
+        ("purchases by each of their queries", {"#Queries": choices["query"].n_unique(), "#Inter-S": len(choices)}),
+        ("one query of each purchase", {"#Queries": len(queries), "#Inter-S": len(drawn)}),
+    ]
     searched = events.iloc[drawn["row"].to_numpy()].assign(task=int(Task.SRC), query=drawn["query"].to_numpy())
     return assemble(
         NAME,
@@ -96,18 +103,19 @@ def build(folder: Path | None, seed: int) -> Dataset:
         items=pd.DataFrame({n: items[c].to_list() for n, c in COLUMNS.items()}),
         queries=pd.DataFrame({"text": queries.to_list(), "origin": "constructed"}),
         events=pd.concat([events, searched], ignore_index=True),
+        filters=filters,
     )
 
 
 COLUMNS = {"key": "asin", "title": "title", "text": "text", "category": "category"}
 
 
-def _reviews(path: Path) -> pl.DataFrame:
-    """reviewerID, asin and unixReviewTime of each review, in the order of the file."""
+def _reviews(path: Path) -> tuple[int, pl.DataFrame]:
+    """Lines of the file, and reviewerID, asin and unixReviewTime of each review in their order."""
     malformed = Malformed(path)
     rows = unique_rows(json_lines(malformed, NEEDED, REVIEW_COLUMNS), ["reviewerID", "asin"], malformed)
     malformed.close()
-    return rows
+    return malformed.lines, rows
 
 
 def _items(path: Path, asins: pl.Series) -> pl.DataFrame:
@@ -235,4 +243,5 @@ SOURCE = Source(
     build=build,
     fetch=fetch,
     files=(REVIEWS, METADATA, QUERY_TEXTS, *QRELS),
+    paper_counts=paper_counts(),
 )

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from functools import partial
+from itertools import count
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import polars as pl
 
-from unisr.data.filtering import k_core
+from unisr.data.filtering import counted, k_core
 from unisr.data.raw import Malformed, csv_rows, own_folder, unique_rows
 from unisr.data.schema import Dataset, Task
 from unisr.data.sources import Source
@@ -70,7 +71,9 @@ def build(folder: Path | None, seed: int, *, name: str) -> Dataset:
         DataError: a file lacks a column or has too many malformed lines, or no event is left.
     """
     assert folder is not None
-    events = filtered(pl.concat([_recommendations(folder / RECOMMENDED), _searches(folder / SEARCHED)]))
+    filters: list[tuple[str, dict[str, int]]] = []
+    events = filtered(_clicks(folder, filters), filters)
+    filters[-1][1]["#Queries"] = _n_queries(events)
     users, items, texts = (events[c].unique().sort() for c in ("user", "item", "words"))
     texts = texts.filter(texts != "")
     table = pd.DataFrame({
@@ -88,24 +91,43 @@ def build(folder: Path | None, seed: int, *, name: str) -> Dataset:
         queries=pd.DataFrame({"text": texts.to_list(), "origin": "real"}),
         events=table,
         split=partial(last_days, hours=CHINA_HOURS),
+        filters=filters,
     )
 
 
-def filtered(events: pl.DataFrame) -> pl.DataFrame:
+def _clicks(folder: Path, filters: list[tuple[str, dict[str, int]]]) -> pl.DataFrame:
+    rows = pl.concat([_recommendations(folder / RECOMMENDED), _searches(folder / SEARCHED)])
+    filters.append(("rows of the files", counted(rows, Queries=_n_queries(rows))))
+    rows = rows.filter(pl.col("clicked") & ((pl.col("task") == Task.REC) | (pl.col("words") != "")))
+    filters.append(("clicks", counted(rows, Queries=_n_queries(rows))))
+    return rows
+
+
+def _n_queries(rows: pl.DataFrame) -> int:
+    return rows.filter(pl.col("words") != "")["words"].n_unique()
+
+
+def filtered(events: pl.DataFrame, filters: list[tuple[str, dict[str, int]]] | None = None) -> pl.DataFrame:
     """The events that the filters of `build` leave, in their order.
+
+    filters: what each filter of each round left is added to it.
 
     Raises:
         DataError: none is left.
     """
     kept = events.select("user", "item", "task").with_row_index("row").to_pandas()
-    while True:
+    told = [] if filters is None else filters
+    for number in count(1):
+        again = f", round {number}" if number > 1 else ""
         kept = k_core(kept, CORE)
+        told.append((f"{CORE} clicks of each user and item{again}", counted(kept)))
         user, _ = pd.factorize(kept["user"])
         counts = [np.bincount(user[kept["task"] == task], minlength=user.max(initial=-1) + 1) for task in KINDS]
         both = (np.minimum(*counts) > 0)[user]
         if both.all():
             break
         kept = kept[both]
+        told.append((f"users with both tasks{again}", counted(kept)))
     if kept.empty:
         raise DataError(f"no user and item with {CORE} clicks and both tasks; are these the official files?")
     return events[kept["row"].to_numpy()]
@@ -115,32 +137,32 @@ KINDS = (Task.REC, Task.SRC)
 
 
 def _recommendations(path: Path) -> pl.DataFrame:
-    """user, item, task, time (seconds) and words (empty) of the clicks, in the order of the file."""
+    """user, item, task, time (seconds), words (empty) and clicked of the rows, in the order of the file."""
     malformed = Malformed(path)
     needed = {"user_id": "integer", "item_id": "integer", "timestamp": "time", "click": "integer"}
-    rows = csv_rows(malformed, needed, KNOWN[RECOMMENDED], pl.col("click") > 0)
+    rows = csv_rows(malformed, needed, KNOWN[RECOMMENDED], pl.lit(True))
     malformed.close()
-    return _events(rows, Task.REC, "timestamp", pl.lit(""))
+    return _events(rows, Task.REC, "timestamp", pl.lit(""), pl.col("click"))
 
 
 def _searches(path: Path) -> pl.DataFrame:
-    """The same of the items clicked after a search; words are the query's, and one without words is malformed."""
+    """The same of the items shown after a search; words are the query's, and a click without words is malformed."""
     malformed, time = Malformed(path), "search_session_timestamp"
     needed = {"user_id": "integer", "item_id": "integer", time: "time", "click_cnt": "integer", "keyword": "words"}
-    rows = csv_rows(malformed, needed, KNOWN[SEARCHED], pl.col("click_cnt") > 0)
-    empty = pl.col("keyword") == ""
-    malformed.add("empty keyword", rows.filter(empty)["line"].to_list())
+    rows = csv_rows(malformed, needed, KNOWN[SEARCHED], pl.lit(True))
+    malformed.add("empty keyword", rows.filter((pl.col("keyword") == "") & (pl.col("click_cnt") > 0))["line"].to_list())
     malformed.close()
-    return _events(rows.filter(~empty), Task.SRC, time, pl.col("keyword"))
+    return _events(rows, Task.SRC, time, pl.col("keyword"), pl.col("click_cnt"))
 
 
-def _events(rows: pl.DataFrame, task: Task, time: str, words: pl.Expr) -> pl.DataFrame:
+def _events(rows: pl.DataFrame, task: Task, time: str, words: pl.Expr, clicks: pl.Expr) -> pl.DataFrame:
     return rows.select(
         pl.col("user_id").alias("user"),
         pl.col("item_id").alias("item"),
         pl.lit(int(task), dtype=pl.Int64).alias("task"),
         (pl.col(time) // 1000).alias("time"),
         words.alias("words"),
+        (clicks > 0).alias("clicked"),
     )
 
 
@@ -169,6 +191,7 @@ def _source(name: str, title: str, days: str) -> Source:
         build=partial(build, name=name),
         fetch=partial(fetch, name=name),
         files=(RECOMMENDED, SEARCHED, FEATURES),
+        paper_counts=paper_counts(name),
     )
 
 
