@@ -40,17 +40,23 @@ def expected_rank(scores: np.ndarray | Tensor, positive: np.ndarray | Tensor) ->
     return rank.cpu().numpy(), ties.cpu().numpy()
 
 
-def released_rank(scores: np.ndarray | Tensor, positive: np.ndarray | Tensor) -> np.ndarray:
+def released_rank(
+    scores: np.ndarray | Tensor, positive: np.ndarray | Tensor, *, first: bool = True
+) -> np.ndarray:
     """Rank by the rule of the released UniSAR and GenSR evaluators, [n] float64.
 
     The positive stands in column 0 and the rank is its place in numpy's default (not stable) argsort of the negated
     scores. Where the positive ties, its place is up to the sort; equal keys mostly stay in order, so the positive comes
-    first and a constant scorer is perfect. Arguments and errors as in `expected_rank`.
+    first and a constant scorer is perfect. `first` False leaves the positive in its own column. Other arguments and
+    errors as in `expected_rank`.
     """
     table, column = _checked(scores, positive)
-    others = np.arange(table.shape[1]) != column.cpu().numpy()[:, None]
-    moved = np.take_along_axis(table.cpu().numpy(), np.argsort(others, axis=1, kind="stable"), axis=1)
-    return 1.0 + np.argmax(np.argsort(-moved, axis=1) == 0, axis=1)
+    table, column = table.cpu().numpy(), column.cpu().numpy()
+    if first:
+        others = np.arange(table.shape[1]) != column[:, None]
+        table = np.take_along_axis(table, np.argsort(others, axis=1, kind="stable"), axis=1)
+        column = np.zeros_like(column)
+    return 1.0 + np.argmax(np.argsort(-table, axis=1) == column[:, None], axis=1)
 
 
 def _checked(scores: np.ndarray | Tensor, positive: np.ndarray | Tensor) -> tuple[Tensor, Tensor]:
