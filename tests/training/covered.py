@@ -1,5 +1,5 @@
 """A tiny scorer with weights that GEMS covers. As a script, one of two processes that train it together:
-`torchrun … -m tests.training.covered FILE`."""
+`torchrun … -m tests.training.covered FILE PASSES`."""
 
 from __future__ import annotations
 
@@ -77,18 +77,18 @@ def random_projectors(lm: nn.Module, layers: dict[str, nn.Linear], blocks: Tenso
     return found
 
 
-TOGETHER = dict(
-    epochs=2, learning_rate=0.02, weight_decay=0.1, clip_norm=0.5,
-    subspace={"rank": 4, "gap": 2, "basis": "randomized", "task_weights": "shares"},
-)  # fmt: skip
+def together(passes: str, **settings: object) -> TrainConfig:
+    """The training that two processes share."""
+    subspace = {"rank": 4, "gap": 2, "basis": "randomized", "task_weights": "shares", "passes": passes}
+    return TrainConfig(epochs=2, learning_rate=0.02, weight_decay=0.1, clip_norm=0.5, subspace=subspace, **settings)
 
 
-def main(file: Path) -> None:
+def main(file: Path, passes: str) -> None:
     scorer = covered_scorer()
-    train(scorer, Uneven(steps=6), TrainConfig(**TOGETHER), seed=0)
+    train(scorer, Uneven(steps=6), together(passes), seed=0)
     save_file(scorer.state_dict(), f"{file}.{torch.distributed.get_rank()}")
     torch.distributed.destroy_process_group()
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), sys.argv[2])

@@ -14,11 +14,11 @@ import torch
 from safetensors.torch import load_file
 
 from tests.training.covered import (
-    TOGETHER,
     CoveredScorer,
     Uneven,
     covered_scorer,
     random_projectors,
+    together,
 )
 from tests.training.test_resume import ROOT, without_clocks
 from tests.training.tiny import TinyLoader, tiny_scorer
@@ -175,16 +175,17 @@ def test_one_task_trains_in_the_shared_space_alone() -> None:
 
 
 @pytest.mark.slow
-def test_two_processes_train_as_one_with_both_batches(tmp_path: Path) -> None:
+@pytest.mark.parametrize("passes", ["counted", "three"])
+def test_two_processes_train_as_one_with_both_batches(tmp_path: Path, passes: str) -> None:
     """Tasks in unlike numbers, one process without search rows: the same mean gradients, bases and weights."""
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     environment = {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-    command = [*launch, "-m", "tests.training.covered", str(tmp_path / "weights")]
+    command = [*launch, "-m", "tests.training.covered", str(tmp_path / "weights"), passes]
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     first, second = (load_file(f"{tmp_path / 'weights'}.{rank}") for rank in (0, 1))
     alone = covered_scorer()
-    train(alone, Uneven(steps=6), TrainConfig(**TOGETHER, accumulation=2), seed=0)
+    train(alone, Uneven(steps=6), together(passes, accumulation=2), seed=0)
     for name, value in alone.state_dict().items():
         assert torch.equal(first[name], second[name]), name
         torch.testing.assert_close(first[name], value, rtol=1e-3, atol=1e-4)
