@@ -5,13 +5,14 @@ PRESET ?= small
 JOBS ?= 2
 SEEDS ?= 1
 BIN := $(VENV)/bin
+MODULES = $(sort $(filter-out unisr/run.py,$(shell find unisr -name '[!_]*.py')))
 STAMP := $(VENV)/.installed
 
 # One thread a process: the suite runs JOBS processes side by side, and tests compare floats bit for bit.
 export OMP_NUM_THREADS := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: reproduce report test test-slow notebooks lint clean
+.PHONY: reproduce report test test-slow notebooks docs lint clean
 
 reproduce: $(STAMP)
 	$(BIN)/unisr reproduce --preset $(PRESET) --seeds $(SEEDS) --jobs $(JOBS)
@@ -32,6 +33,11 @@ test-slow: $(STAMP)
 # Execute the notebooks in place: renews the stored outputs that nbval compares.
 notebooks: $(STAMP)
 	$(BIN)/python -m unisr.report.refresh
+
+# The reference of all modules, from their docstrings, in build/api/index.html.
+docs: $(STAMP)
+	$(BIN)/python -m pip install -q -c constraints.txt -e .[docs]
+	$(BIN)/python -m pdoc --math -d google -o build/api unisr $(subst /,.,$(basename $(MODULES)))
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -67,6 +67,9 @@ def method(name: str) -> type[Scorer]:
 
     Raises:
         UnknownNameError: no such method; near names are listed.
+
+    >>> method("sasrec").card.tasks
+    ('rec',)
     """
     known = methods()
     folded = {k.lower(): v for k, v in known.items()}

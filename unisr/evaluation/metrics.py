@@ -23,7 +23,11 @@ def recall(rank: np.ndarray, k: int) -> np.ndarray:
 
 
 def ndcg(rank: np.ndarray, k: int) -> np.ndarray:
-    """Gain 1 / log2(rank + 1) within the first k, else 0: [n] -> [n]. The ideal gain of one positive is 1."""
+    """Gain 1 / log2(rank + 1) within the first k, else 0: [n] -> [n]. The ideal gain of one positive is 1.
+
+    >>> ndcg(np.array([1, 3, 11]), 10).tolist()
+    [1.0, 0.5, 0.0]
+    """
     return recall(rank, k) / np.log2(np.asarray(rank, dtype=np.float64) + 1)
 
 
@@ -76,6 +80,9 @@ def consistent(r5: float, r10: float, n5: float, n10: float, rounding: float = 5
 
     `rounding` is the largest error of each printed number (5e-5 for four decimals). Means over expected ranks with ties
     may leave the first window, as a rank of 5.5 has a gain above 1/log2(7).
+
+    >>> consistent(0.7661, 0.8372, 0.7564, 0.7655)  # GenSR on KuaiSAR, search, as printed
+    False
     """
     late_recall, late_gain = r10 - r5, n10 - n5
     slack = 2 * rounding + 1e-12

@@ -31,6 +31,10 @@ def expected_rank(scores: np.ndarray | Tensor, positive: np.ndarray | Tensor) ->
 
     Raises:
         RankError: wrong shapes, a column outside 0…C-1, or a NaN (the first row with one is named).
+
+    >>> rank, ties = expected_rank(np.array([[0.1, 0.7, 0.7, 0.7]]), np.array([1]))
+    >>> rank.tolist(), ties.tolist()
+    ([2.0], [2])
     """
     table, column = _checked(scores, positive)
     own = table.gather(1, column[:, None])
@@ -49,6 +53,9 @@ def released_rank(
     scores. Where the positive ties, its place is up to the sort; equal keys mostly stay in order, so the positive comes
     first and a constant scorer is perfect. `first` False leaves the positive in its own column. Other arguments and
     errors as in `expected_rank`.
+
+    >>> released_rank(np.zeros((1, 100)), np.array([50])).tolist()  # knows nothing, and is perfect
+    [1.0]
     """
     table, column = _checked(scores, positive)
     table, column = table.cpu().numpy(), column.cpu().numpy()

@@ -25,7 +25,11 @@ class TargetAttention(nn.Module):
 
 
 def masked_mean(x: Tensor, valid: Tensor) -> Tensor:
-    """The mean of x [B, L, d] over valid [B, L], `[B, d]`; zeros where nothing is valid."""
+    """The mean of x [B, L, d] over valid [B, L], `[B, d]`; zeros where nothing is valid.
+
+    >>> masked_mean(torch.tensor([[[2.0], [4.0], [9.0]]]), torch.tensor([[True, True, False]])).tolist()
+    [[3.0]]
+    """
     weights = valid.to(x.dtype).unsqueeze(-1)
     return (x * weights).sum(1) / weights.sum(1).clamp(min=1)
 

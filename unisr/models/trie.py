@@ -25,6 +25,12 @@ class Trie(nn.Module):
 
     Raises:
         DataError: codes of another shape, gaps in an id, an id for item 0, no id at all, or an id that begins another.
+
+    >>> trie = Trie(torch.tensor([[-1, -1], [0, 3], [0, 4], [1, 3]]))
+    >>> trie.n_children.tolist()  # the root, codes 0 and 1, three leaves
+    [2, 2, 1, 0, 0, 0]
+    >>> trie.path[2].tolist()  # the nodes of item 2
+    [1, 4]
     """
 
     parent: Tensor

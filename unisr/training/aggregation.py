@@ -57,6 +57,10 @@ class Weights:
 
     A task without gradient, or numbers that are not finite, give (1, 1): the plain sum. Nash-MTL starts its solver at
     the weights of the step before; `reset` forgets them. Torch's generator is left as it was.
+
+    >>> opposed = torch.tensor([[1.0, -0.5], [-0.5, 1.0]], dtype=torch.float64)
+    >>> Weights("pcgrad")(opposed).tolist()  # each gives up what opposes the other: 1 - cos
+    [1.5, 1.5]
     """
 
     def __init__(self, aggregator: str) -> None:
