@@ -11,6 +11,7 @@ from pydantic import Field, ValidationError
 from unisr import registry
 from unisr.config import RunConfig, Settings, later
 from unisr.report.controls import NONE, Settable, changes, controls, held
+from unisr.variants import STUDIES
 
 METHODS = list(registry.methods())
 
@@ -103,3 +104,11 @@ def test_changed_controls_say_a_changed_config() -> None:
     assert config.model.backbone.width == settable.base.model.backbone.width
     assert changes(config) == "learning_rate=0.004, backbone.layers=3, contrastive=none"
     assert RunConfig.model_validate(config.model_dump(mode="json")).config_id == config.config_id
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_every_variant_of_a_study_is_told_apart_and_can_be_turned(name: str) -> None:
+    """Also where a whole group of settings is left out, or added."""
+    for variant, config in STUDIES[name].configs("small").items():
+        assert variant == STUDIES[name].method or changes(config), variant
+        assert Settable(config).config().config_id == config.config_id, variant

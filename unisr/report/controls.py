@@ -196,7 +196,8 @@ def changes(config: RunConfig) -> str:
     own = RunConfig(method=config.method, dataset=config.dataset, preset=config.preset)
     pairs = [(config.training, own.training), (config.model, own.model)]
     ours, theirs = ({k: v for pair in pairs for k, v in _flat(_tree(pair[side]))} for side in (0, 1))
-    return ", ".join(f"{name}={_word(value)}" for name, value in ours.items() if theirs[name] != value)
+    # A group that one side leaves out is a single None there.
+    return ", ".join(f"{name}={_word(value)}" for name, value in ours.items() if theirs.get(name, ...) != value)
 
 
 def _word(value: Any) -> str:
