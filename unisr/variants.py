@@ -172,6 +172,7 @@ STUDIES: dict[str, Study] = {
             "without multi-subspace": _subspace(task_subspaces=False),
             "without null space": _tuned(_subspace(null_space=None), learning_rate=5e-3),
             "random bases": _subspace(basis="random"),
+            "words trained too": {"model": {"trained": "all"}},
             "released form": {
                 "model": {"trained": "all", "item_start": "random"},
                 **_tuned(
