@@ -5,8 +5,12 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
+import signal
 import subprocess
+import sys
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -14,13 +18,16 @@ import pandas as pd
 import pytest
 from pyarrow import feather
 
-from unisr.data import dataset_hash, download, load_dataset
+from unisr.benchmarks.official_files import write_kindle
+from unisr.data import dataset_hash, download, load_dataset, prepare
 from unisr.data.filtering import dense, k_core
 from unisr.data.prepare import sample_users
 from unisr.data.queries import amazon_rule
 from unisr.data.schema import Dataset, Task
-from unisr.data.sources import ml_100k
+from unisr.data.sources import ml_100k, source
 from unisr.errors import DataError
+
+ROOT = Path(__file__).resolve().parent.parent.parent
 
 
 @pytest.fixture
@@ -80,6 +87,35 @@ def test_a_failed_build_leaves_nothing(cache: Path, monkeypatch: pytest.MonkeyPa
     assert list(cache.parent.iterdir()) == []
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_killed_preparation_leaves_nothing_half_made_and_the_next_makes_the_same(tmp_path: Path) -> None:
+    raw, place = tmp_path / "raw", tmp_path / "data" / "amazon-kindle"
+    write_kindle(raw, users=50, items=20, events=400, related=2)
+    command = [sys.executable, "-m", "tests.data.killed", str(raw)]
+    environment = {**os.environ, "UNISR_DATA": str(place.parent)}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True)
+    *points, last = done.stdout.splitlines()
+    killed = [json.loads(line) for line in points]
+    assert [k["signal"] for k in killed] == [signal.SIGKILL] * 7
+    for k in killed:
+        work = [name for name in k["left"] if name.startswith(".tables-")]
+        assert len(work) == (k["point"] not in ("reading", "assembling")), "what the one before left is cleared away"
+        assert ("tables" in k["left"]) == (k["point"] == "removing old tables") and len(k["left"]) <= 3
+    assert last == dataset_hash(source("amazon-kindle").build(raw, 0))
+    assert [p.name for p in place.iterdir()] == ["tables"]
+
+
+def test_processes_that_want_one_dataset_prepare_it_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("UNISR_DATA", str(tmp_path))
+    built: list[int] = []
+    chosen = source("synthetic")
+    slow = dataclasses.replace(chosen, build=lambda raw, seed: built.append(seed) or chosen.build(raw, seed))
+    monkeypatch.setattr(prepare, "source", lambda name: slow)
+    with ThreadPoolExecutor(4) as pool:
+        hashes = {dataset_hash(d) for d in pool.map(load_dataset, ["synthetic"] * 4)}
+    assert built == [0] and len(hashes) == 1
+
+
 def test_a_sample_of_users_is_dense_keyed_and_keeps_items(world: Dataset) -> None:
     small = load_dataset("synthetic", max_users=30)
     assert small.n_users == 30 and small.n_items == world.n_items and small.n_queries == world.n_queries
@@ -100,6 +136,20 @@ def test_the_hash_sees_every_table(world: Dataset) -> None:
         changed.loc[5, column] = value
         hashes.add(dataset_hash(dataclasses.replace(world, **{name: changed})))
     assert len(hashes) == 5
+
+
+@pytest.mark.parametrize("column", ["user", "time", "task"])
+def test_events_out_of_order_are_refused(world: Dataset, column: str) -> None:
+    events = world.events
+    above = events[["user", "time", "task"][: ["user", "time", "task"].index(column)]]
+    tied = (above == above.shift()).all(axis=1)
+    row = int(np.flatnonzero(tied & (events[column].diff() > 0))[0])
+    order = np.arange(len(events))
+    order[[row - 1, row]] = row, row - 1
+    swapped = dataclasses.replace(world, events=events.iloc[order].reset_index(drop=True))
+    with pytest.raises(DataError, match="events are not sorted by user, time, task"):
+        swapped.validate()
+    assert dataclasses.replace(world, events=events.iloc[:0]).validate().n_users == world.n_users
 
 
 def test_k_core_is_the_largest_subset_that_holds() -> None:

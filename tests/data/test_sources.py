@@ -21,7 +21,8 @@ def test_names_are_found_in_any_case_and_near_ones_are_listed() -> None:
     assert source("ML-100K").name == "ml-100k"
     with pytest.raises(UnknownNameError, match="synthetic"):
         source("syntetic")
-    assert set(sources()) == {"ml-100k", "synthetic", "office", "amazon-kindle", "kuaisar-small", "kuaisar"}
+    assert set(sources()) == {"ml-100k", "synthetic", "office", "amazon-kindle", "kuaisar-small", "kuaisar", "qilin",
+                              "unisar-amazon", "unisar-kuaisar", "kindle-shape"}  # fmt: skip
     assert all(s.queries in ("constructed", "real") and s.licence and s.origin for s in sources().values())
 
 

@@ -19,9 +19,8 @@ from unisr.data.candidates import EVALUATED, N_NEGATIVES
 from unisr.data.histories import Histories
 from unisr.data.negatives import Sampler
 from unisr.data.prepare import load_dataset
-from unisr.data.queries import amazon_rule
 from unisr.data.schema import Dataset, Split
-from unisr.data.tables import assemble
+from unisr.data.sources.shaped import shaped
 from unisr.errors import DataError
 from unisr.random import generator
 
@@ -51,18 +50,8 @@ class BuildSpeed:
 
 def generated(n_events: int, *, seed: int = 0) -> Dataset:
     """A dataset of about `n_events` events of both tasks, 36 per user on average, skewed items, tied times."""
-    rng = generator(seed, "benchmark", n_events)
-    n_users, n_items = max(2, n_events // 36), max(1000, n_events // 40)
-    lengths = 6 + rng.poisson(12, n_users)
-    user = np.repeat(np.arange(1, n_users + 1), lengths)
-    item = 1 + (n_items * rng.random(len(user)) ** 2).astype(np.int64)
-    steps = rng.integers(0, 4, len(user)) * 86_400
-    events = pd.DataFrame({"user": user, "item": item, "time": np.cumsum(steps)})
-    names = [str(i) for i in range(1, n_items + 1)]
-    queries, events = amazon_rule(events, [f"topic {i % 1000}" for i in range(n_items)])
-    items = pd.DataFrame({"key": names, "title": names, "text": names, "category": ""})
-    users = [str(u) for u in range(1, n_users + 1)]
-    return assemble("generated", users=users, items=items, queries=queries, events=events)
+    users, items = max(2, n_events // 36), max(1000, n_events // 40)
+    return shaped("generated", users=users, items=items, queries=1000, purchases=18.0, seed=seed)
 
 
 def measure(dataset: Dataset, *, seed: int = 0) -> BuildSpeed:

@@ -14,6 +14,7 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 from pyarrow import feather
 
 from unisr.data import download
@@ -71,7 +72,11 @@ def sample_users(dataset: Dataset, max_users: int, *, seed: int) -> Dataset:
 
 
 def describe(dataset: Dataset) -> dict[str, int]:
-    """The counts of the papers' Table 1; Inter-S are search events, Inter-R recommendation events."""
+    """The counts of the papers' Table 1; Inter-S are search events, Inter-R recommendation events.
+
+    >>> describe(load_dataset("synthetic"))["#User"]
+    120
+    """
     task = dataset.column("task")
     return {
         "#User": dataset.n_users,
@@ -131,18 +136,17 @@ def _cached(chosen: Source, seed: int, folder: Path | None, level: int = logging
 
 def _prepare(chosen: Source, seed: int, folder: Path | None) -> Dataset:
     """Build the dataset and put its cache in place whole."""
-    raw = chosen.fetch(folder) if chosen.fetch else None
-    dataset = chosen.build(raw, seed)
     cache = _cache_folder(chosen, seed)
-    cache.parent.mkdir(parents=True, exist_ok=True)
     for left in cache.parent.glob(f"{WORK}*"):
         shutil.rmtree(left, ignore_errors=True)
+    raw = chosen.fetch(folder) if chosen.fetch else None
+    dataset = chosen.build(raw, seed)
     work = Path(tempfile.mkdtemp(prefix=WORK, dir=cache.parent))
     try:
         for table in COLUMNS:
-            frame = getattr(dataset, table)
             # In one chunk: a column of several would be copied when loaded.
-            feather.write_feather(frame, _file(work, table), compression="uncompressed", chunksize=len(frame))
+            whole = pa.Table.from_pandas(getattr(dataset, table)).combine_chunks()
+            feather.write_feather(whole, _file(work, table), compression="uncompressed", chunksize=max(len(whole), 1))
         manifest = {
             "name": chosen.name,
             "version": TABLES_VERSION,

@@ -31,8 +31,10 @@ def assemble(
     Raises:
         DataError: a table breaks the schema.
     """
-    events = events.sort_values(["user", "time", "task"], kind="stable", ignore_index=True)
     columns = {c: events[c].to_numpy(dtype=np.int64) for c in ("user", "item", "task", "query", "time")}
+    # A stable sort; pandas' own would number the distinct values of each column first.
+    order = np.lexsort((columns["task"], columns["time"], columns["user"]))
+    columns = {c: values[order] for c, values in columns.items()}
     columns["split"] = split(columns["user"], columns["time"], columns["task"])
     return Dataset(
         name=name,
@@ -47,5 +49,6 @@ def assemble(
 def _padded(table: str, frame: pd.DataFrame) -> pd.DataFrame:
     key, *texts = COLUMNS[table]
     columns: dict[str, object] = {key: np.arange(len(frame) + 1, dtype=np.int64)}
-    columns |= {c: pd.array(["", *frame[c]], dtype="str") for c in texts}
+    first = pd.Series([""], dtype="str")
+    columns |= {c: pd.concat([first, frame[c].astype("str")], ignore_index=True) for c in texts}
     return pd.DataFrame(columns)

@@ -39,7 +39,7 @@ class Source:
         return {n: getattr(self, n) for n in names}
 
 
-SOURCE_MODULES = ("ml_100k", "synthetic", "office", "amazon_kindle", "kuaisar")
+SOURCE_MODULES = ("ml_100k", "synthetic", "shaped", "office", "amazon_kindle", "kuaisar", "qilin", "unisar_release")
 """Each has a `SOURCE`, or several `SOURCES` of one format."""
 
 
