@@ -50,7 +50,7 @@ CandidateName = _choices("CandidateName", ("uniform", "popularity", "hard", "ful
 HistoryName = _choices("HistoryName", ("clean", "released"))
 ModeName = _choices("ModeName", ("reuse", "overwrite", "only-cached"))
 DeviceName = _choices("DeviceName", ("cpu", "cuda"))
-BenchName = _choices("BenchName", ("data", "ranking", "layouts", "decoding", "optimizers"))
+BenchName = _choices("BenchName", ("data", "raw", "ranking", "layouts", "decoding", "optimizers"))
 
 Json = Annotated[bool, typer.Option("--json", help="Machine-readable: one JSON value on the last line.")]
 Data = Annotated[str, typer.Option("--data", "-d", help="Dataset (see `unisr datasets`).")]
@@ -118,6 +118,10 @@ def run(
     ] = None,
     mode: ModeName = ModeName.reuse,
     device: Annotated[DeviceName | None, typer.Option(help="Default: UNISR_DEVICE, else a GPU, else CPU.")] = None,
+    max_steps: Annotated[
+        int | None,
+        typer.Option("--max-steps", min=1, help="A dry run: so many steps, few users, speeds told, nothing stored."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """Train and rank METHOD, or reload its stored run."""
@@ -127,7 +131,14 @@ def run(
         method, settings or [], dataset=data, preset=preset.value, seed=seed, candidates=candidates.value,
         histories=histories.value, **({} if max_users is None else {"max_users": max_users}),
     )  # fmt: skip
-    made = unisr.run(config, mode=mode.value, device=device.value if device else None)
+    on = device.value if device else None
+    if max_steps is not None:
+        from unisr.benchmarks.dry_run import dry_run
+
+        told = dry_run(config, max_steps, device=on)
+        typer.echo(json.dumps(told.as_dict()) if as_json else told.text())
+        return
+    made = unisr.run(config, mode=mode.value, device=on)
     typer.echo(json.dumps(_result(made)) if as_json else _text(made))
 
 
@@ -189,9 +200,10 @@ def report(
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def bench(context: typer.Context, name: BenchName) -> None:
-    """Measure speed: `data` (histories and candidates, events/s), `ranking` (users/s and rows/s of GenSR's paths),
-    `layouts` (GenSR joint against packed: quality and rows/s on real data), `decoding` (ids along a trie against
-    transformers' generate, users/s) or `optimizers` (GEMS against AdamW: seconds a step, bytes of state)."""
+    """Measure speed: `data` (histories and candidates, events/s), `raw` (official files at full size to tables and
+    batches: seconds, GB, examples/s), `ranking` (users/s and rows/s of GenSR's paths), `layouts` (GenSR joint
+    against packed: quality and rows/s on real data), `decoding` (ids along a trie against transformers' generate,
+    users/s) or `optimizers` (GEMS against AdamW: seconds a step, bytes of state)."""
     # Benchmarks are scripts too and read their own options from the command line.
     sys.argv = [f"unisr bench {name.value}", *context.args]
     importlib.import_module(f"unisr.benchmarks.{name.value}").main()

@@ -121,6 +121,9 @@ class TrainConfig(Settings):
     """How the tasks' gradients become one (`unisr.training.aggregation`); all but sum need a joint method."""
     subspace: SubspaceConfig | None = later(None)
     """Trains the weights that the method covers with GEMS or GaLore, the others with AdamW; None is AdamW for all."""
+    sparse_rows: int | None = later(None, ge=1)
+    """Tables of at least so many rows are updated in the rows that a step reads alone (`unisr.training.row_adam`, in
+    one process); None updates all rows of every table."""
     precision: Literal["no", "bf16"] = "no"
     patience: int = Field(5, ge=1)
     """Epochs without a better mean validation NDCG@5 before training stops."""

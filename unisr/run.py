@@ -263,8 +263,18 @@ def build_scorer(config: RunConfig, device: str) -> Scorer:
 
 
 def _tables(config: RunConfig, device: str) -> Tables:
-    """Text vectors and general prose where the method's config names an encoder or a causal language model of its own,
-    and what the methods it requires export."""
+    """`read_tables`, and what the methods it requires export."""
+    tables = read_tables(config)
+    for needed in config.required():
+        required = load_scorer(with_weights(needed, device=device))
+        with torch.no_grad():
+            tables[needed.method] = required.export()
+    return tables
+
+
+def read_tables(config: RunConfig) -> Tables:
+    """Text vectors and general prose where the method's config names an encoder or a causal language model of its own.
+    """
     tables: Tables = {}
     if encoder := getattr(config.model, "text_encoder", None):
         tables["texts"] = {"items": torch.from_numpy(text_vectors(prepare_inputs(config).corpus.item_texts, encoder))}
@@ -273,10 +283,6 @@ def _tables(config: RunConfig, device: str) -> Tables:
         from unisr.models.causal_lm import general_blocks
 
         tables["prose"] = {"projection": general_blocks(lm)}
-    for needed in config.required():
-        required = load_scorer(with_weights(needed, device=device))
-        with torch.no_grad():
-            tables[needed.method] = required.export()
     return tables
 
 

@@ -67,7 +67,9 @@ class QueryEncoder(nn.Module):
 
     def forward(self, queries: Tensor) -> Tensor:
         distinct, place = queries.unique(return_inverse=True)
-        means = F.embedding_bag(self.words[distinct], self.table.weight, mode="mean", padding_idx=0)
+        means = F.embedding_bag(
+            self.words[distinct], self.table.weight, mode="mean", padding_idx=0, sparse=self.table.sparse
+        )
         vectors = torch.tanh(self.map(means)) * (distinct > 0).unsqueeze(-1)
         return F.embedding(place, vectors)
 

@@ -11,7 +11,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from unisr.config import ModelConfig, TrainConfig
+from unisr.config import PRESETS, ModelConfig, TrainConfig
 from unisr.data.batches import Batch
 from unisr.data.corpus import Corpus, words_of
 from unisr.models.base import Scorer, Tables
@@ -42,7 +42,7 @@ class Popularity(_Reference):
         signals=("item popularity",),
         loss="none",
     )
-    presets = {name: (TrainConfig(epochs=0), ModelConfig()) for name in ("quick", "small", "full")}
+    presets = {name: (TrainConfig(epochs=0), ModelConfig()) for name in PRESETS}
 
     def __init__(self, config: ModelConfig, corpus: Corpus, *, tables: Tables | None = None) -> None:
         super().__init__(config, corpus, tables=tables)
@@ -104,7 +104,7 @@ class Lexical(_Reference):
         loss="none",
     )
     Config = LexicalConfig
-    presets = {name: (TrainConfig(epochs=0), LexicalConfig()) for name in ("quick", "small", "full")}
+    presets = {name: (TrainConfig(epochs=0), LexicalConfig()) for name in PRESETS}
 
     def __init__(self, config: LexicalConfig, corpus: Corpus, *, tables: Tables | None = None) -> None:
         super().__init__(config, corpus, tables=tables)
@@ -137,7 +137,7 @@ class LexicalPopularity(Lexical):
         loss="none",
     )
     Config = LexicalPopularityConfig
-    presets = {name: (TrainConfig(epochs=0), LexicalPopularityConfig()) for name in ("quick", "small", "full")}
+    presets = {name: (TrainConfig(epochs=0), LexicalPopularityConfig()) for name in PRESETS}
 
     def __init__(self, config: LexicalPopularityConfig, corpus: Corpus, *, tables: Tables | None = None) -> None:
         super().__init__(config, corpus, tables=tables)

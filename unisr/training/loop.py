@@ -35,6 +35,7 @@ from unisr.training.aggregation import Aggregation
 from unisr.training.checkpoint import Checkpoint, Position
 from unisr.training.gems import GEMS
 from unisr.training.log import Meter, TrainLog
+from unisr.training.row_adam import RowAdamW, clip_norm, sparse_tables
 from unisr.training.schedules import learning_rate
 from unisr.training.task_passes import TaskPasses, covered_weights, find_projectors
 
@@ -130,7 +131,8 @@ class _Trainer:
                 f"lower training.batch_size (it is {config.batch_size}) or use more data"
             )
         processes = self.accelerator.num_processes
-        optimizer = _optimizer(scorer, config, seed)
+        optimizer = _optimizer(scorer, config, seed, processes)
+        self.sparse = isinstance(optimizer, RowAdamW)
         self.aggregation = None if config.aggregator == "sum" else Aggregation(scorer, config, processes=processes)
         self.model, self.optimizer = self.accelerator.prepare(Losses(scorer), optimizer)
         self.passes = None
@@ -196,7 +198,10 @@ class _Trainer:
             meter.add(losses, examples=len(batch))
         if self.aggregation:
             self.aggregation.apply()
-        return self.accelerator.clip_grad_norm_(self.model.parameters(), self.config.clip_norm or math.inf)
+        most = self.config.clip_norm or math.inf
+        if self.sparse:
+            return clip_norm(self.model.parameters(), most)
+        return self.accelerator.clip_grad_norm_(self.model.parameters(), most)
 
     def _validate(self, number: int, validate: Callable[[], dict[str, float]]) -> dict[str, float]:
         started = time.perf_counter()
@@ -244,7 +249,14 @@ def _accelerator(device: str, precision: str) -> Accelerator:
     return Accelerator(cpu=device == "cpu", mixed_precision=precision, kwargs_handlers=[unused])
 
 
-def _optimizer(scorer: Scorer, config: TrainConfig, seed: int) -> torch.optim.Optimizer:
+def _optimizer(scorer: Scorer, config: TrainConfig, seed: int, processes: int) -> torch.optim.Optimizer:
+    if config.sparse_rows and sparse_tables(scorer, config.sparse_rows):
+        if config.subspace or config.aggregator != "sum" or processes > 1:
+            raise ConfigError(
+                f"a table has {config.sparse_rows} rows or more: training.sparse_rows works with AdamW on the sum of "
+                "the losses in one process; set it to null"
+            )
+        return RowAdamW(_groups(scorer, config), lr=config.learning_rate, fused=True)
     if config.subspace is None:
         return torch.optim.AdamW(_groups(scorer, config), lr=config.learning_rate, fused=True)
     covered = covered_weights(scorer, config)

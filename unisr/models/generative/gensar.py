@@ -4,55 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Literal
 
 import pandas as pd
 import torch
-from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import T5ForConditionalGeneration
 
-from unisr.config import ModelConfig, TrainConfig
 from unisr.data.batches import Batch
 from unisr.data.corpus import Corpus
 from unisr.errors import ConfigError
-from unisr.models.backbone import Backbone, BackboneConfig
+from unisr.models.backbone import Backbone
 from unisr.models.base import Scorer, Tables
+from unisr.models.generative.gensar_config import PRESETS, GenSARConfig
 from unisr.models.generative.gensar_ids import fitted_ids, id_levels, id_tokens
 from unisr.models.generative.gensar_prompts import TOKENS, Prompts, prompt_texts
-from unisr.models.generative.gensar_tasks import Ratios, alignment_losses
+from unisr.models.generative.gensar_tasks import alignment_losses
 from unisr.models.id_writer import IdWriter, head_logits
-from unisr.models.identifiers import DualConfig, ItemIds
+from unisr.models.identifiers import ItemIds
 from unisr.models.tree_decoder import beam_search, score_candidates, score_catalog
 from unisr.models.trie import Trie
 from unisr.registry import Card, register
-
-
-class GenSARConfig(ModelConfig):
-    backbone: BackboneConfig = BackboneConfig(layers=1)
-    """A small T5 built here, or a T5 of the hub or a folder, such as google-t5/t5-small."""
-    text_encoder: str = "minilm"
-    """Of the semantic vectors, see `unisr.data.text_vectors`."""
-    identifiers: Literal["dual", "semantic", "collaborative"] = "dual"
-    """Two ids that share their first codes, or one id of either view for both tasks."""
-    dual: DualConfig = DualConfig()
-    """How the ids are fitted; its `kind` follows `identifiers`."""
-    history: int = Field(5, ge=1)
-    """Latest events read of either task."""
-    query_tokens: int = Field(16, ge=1)
-    """Tokens kept of a query; the released code keeps 64."""
-    text_tokens: int = Field(32, ge=1)
-    """Tokens kept of an item's text in `text_to_id` and `id_to_text`; the released code keeps 256."""
-    alignment: bool = True
-    """Whether the four tasks beside next item are trained."""
-    ratios: Ratios = Ratios()
-
-    @model_validator(mode="after")
-    def _one_kind(self) -> GenSARConfig:
-        if self.dual.kind not in ("dual", self.identifiers):
-            raise ValueError(f"dual.kind {self.dual.kind!r} is not identifiers {self.identifiers!r}; set identifiers")
-        return self
 
 
 @register
@@ -87,6 +59,7 @@ class GenSAR(Scorer):
         requires=("LightGCN",),
     )
     Config = GenSARConfig
+    presets = PRESETS
 
     def __init__(self, config: GenSARConfig, corpus: Corpus, *, tables: Tables | None = None) -> None:
         super().__init__(config, corpus, tables=tables)
@@ -225,24 +198,3 @@ class GenSAR(Scorer):
         if any(not torch.equal(made.codes, getattr(self.ids, kind).codes) for kind, made in kept.items()):
             report = pd.concat([made.report(ids=kind, stage="after") for kind, made in kept.items()], ignore_index=True)
             self.ids = replace(self.ids, **kept, report=report)
-
-
-def _training(epochs: int, examples: int, **changes: float) -> TrainConfig:
-    """Small batches: more steps for the same rows."""
-    settings = dict(epochs=epochs, epoch_examples=examples, batch_size=32, negatives=1, learning_rate=4e-3,
-                    schedule="linear", warmup_steps=100, clip_norm=1.0, patience=epochs, validation_users=200,
-                    evaluation_batch=64)  # fmt: skip
-    return TrainConfig.model_validate({**settings, **changes})
-
-
-THRIFTY = Ratios(query=0.1, adhoc=0.5, text_to_id=0.25, id_to_text=0.1)
-"""Most rows where the encoder reads little."""
-
-GenSAR.presets = {
-    "quick": (
-        _training(2, 1000, warmup_steps=10, validation_users=50),
-        GenSARConfig(text_encoder="lsa", dual=DualConfig(codes=16, epochs=40), history=3, ratios=THRIFTY),
-    ),
-    "small": (_training(6, 9_000), GenSARConfig(ratios=THRIFTY)),
-    "full": (_training(20, 10_000, validation_users=400), GenSARConfig(ratios=THRIFTY)),
-}

@@ -10,6 +10,7 @@ from unisr.config import TrainConfig
 from unisr.data.batches import Batch
 from unisr.data.corpus import Corpus
 from unisr.data.schema import TASKS
+from unisr.models.backbone import BackboneConfig
 from unisr.models.base import Tables
 from unisr.models.item_tokens import ItemTokens
 from unisr.models.joint.gensr import Encoded, GenSR, GenSRConfig, Part, join_parts
@@ -110,4 +111,7 @@ GenSRFull.presets = {
     "quick": (_training(3, 3000, warmup_steps=10, validation_users=50), GenSRFullConfig(history=5)),
     "small": (_training(8, 15_000), GenSRFullConfig(history=10)),
     "full": (_training(20, 25_000, validation_users=400), GenSRFullConfig()),
+    # Nothing is released of full ranking: GenSR's settings.
+    "paper": (GenSR.presets["paper"][0].model_copy(update={"negatives": 1}),
+              GenSRFullConfig(backbone=BackboneConfig(name="google/flan-t5-base"))),
 }

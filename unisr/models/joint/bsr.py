@@ -109,7 +109,7 @@ class BSR(ItemTokens):
         return scores
 
 
-def _training(epochs: int, examples: int | None, **changes: float) -> TrainConfig:
+def _training(epochs: int, examples: int | None, **changes: object) -> TrainConfig:
     settings = dict(epochs=epochs, epoch_examples=examples, batch_size=128, negatives=1, learning_rate=3e-3,
                     schedule="linear", warmup_steps=100, clip_norm=1.0, patience=epochs)  # fmt: skip
     return TrainConfig.model_validate({**settings, **changes})
@@ -119,4 +119,7 @@ BSR.presets = {
     "quick": (_training(3, 4000, warmup_steps=10, validation_users=50), BSRConfig(history=10)),
     "small": (_training(6, 20_000, learning_rate=5e-3, validation_users=300), BSRConfig()),
     "full": (_training(20, 25_000, learning_rate=5e-3, validation_users=400), BSRConfig()),
+    # flan-t5-base, 5 epochs and batches of 128 are BSR's; the rate is not published and ours, as is the history.
+    "paper": (_training(5, None, learning_rate=1e-3, precision="bf16", validation_users=1000),
+              BSRConfig(backbone=BackboneConfig(name="google/flan-t5-base"), history=50)),
 }

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from unisr.config import TrainConfig
 from unisr.data.batches import Batch
 from unisr.data.corpus import Corpus
 from unisr.data.schema import TASKS
@@ -16,7 +15,7 @@ from unisr.errors import ConfigError
 from unisr.models.backbone import Backbone
 from unisr.models.base import Scorer, Tables, required_table
 from unisr.models.dual_view import BilinearFilter, MeanFilter, MultiHeadFilter, ReleasedContrastive, contrastive_loss
-from unisr.models.joint.gensr_config import GenSRConfig
+from unisr.models.joint.gensr_config import PRESETS, GenSRConfig
 from unisr.models.layers import SequenceEncoder
 from unisr.models.pooling import masked_mean
 from unisr.models.prompts import WORDINGS, Segments, prompt_texts
@@ -61,6 +60,7 @@ class GenSR(Scorer):
         requires=("LightGCN",),
     )
     Config = GenSRConfig
+    presets = PRESETS
 
     def __init__(self, config: GenSRConfig, corpus: Corpus, *, tables: Tables | None = None) -> None:
         super().__init__(config, corpus, tables=tables)
@@ -278,19 +278,3 @@ def _filter(config: GenSRConfig, width: int) -> nn.Module:
     if config.filter == "multihead":
         return MultiHeadFilter(width, config.encoder_heads)
     return BilinearFilter(width) if config.filter == "bilinear" else MeanFilter()
-
-
-def _training(epochs: int, examples: int, **changes: float) -> TrainConfig:
-    """From scratch: a linear schedule that ends with the epochs; few queries at once, each has 100 candidates."""
-    settings = dict(
-        epochs=epochs, epoch_examples=examples, batch_size=64, learning_rate=2e-3, schedule="linear", warmup_steps=100,
-        clip_norm=1.0, validation_users=200, evaluation_batch=16,
-    )  # fmt: skip
-    return TrainConfig.model_validate({**settings, **changes})
-
-
-GenSR.presets = {
-    "quick": (_training(2, 800, warmup_steps=5, validation_users=50), GenSRConfig()),
-    "small": (_training(10, 15_000), GenSRConfig()),
-    "full": (_training(12, 25_000, validation_users=400), GenSRConfig()),
-}

@@ -13,6 +13,7 @@ from unisr.data.schema import TASKS, Task
 from unisr.models.base import Scorer, Tables
 from unisr.models.layers import MLP, embedding
 from unisr.models.losses import task_bce
+from unisr.models.recipe import shared_recipe
 from unisr.registry import Card, register
 
 
@@ -76,6 +77,8 @@ class JSR(Scorer):
                   JSRConfig(dropout=0.0)),
         "full": (TrainConfig(epochs=20, batch_size=512, learning_rate=3e-3, schedule="cosine", weight_decay=1.0,
                              patience=10), JSRConfig(dropout=0.3)),
+        # Nothing is published: the recipe, UniSAR's width and the networks of UniSAR and SESRec.
+        "paper": (shared_recipe(), JSRConfig(dropout=0.1)),
     }
 
     def __init__(self, config: JSRConfig, corpus: Corpus, *, tables: Tables | None = None) -> None:

@@ -14,6 +14,7 @@ from unisr.data.schema import Task
 from unisr.models.base import Scorer, Tables
 from unisr.models.layers import embedding
 from unisr.models.pooling import AdditivePool, last_columns
+from unisr.models.recipe import LARGE_TABLE
 from unisr.registry import Card, register
 
 
@@ -86,6 +87,10 @@ class NRHUB(Scorer):
                   NRHUBConfig()),
         "full": (TrainConfig(epochs=30, batch_size=256, learning_rate=3e-3, schedule="cosine", patience=10),
                  NRHUBConfig()),
+        # As released: batches of 30, 2 epochs, vectors of 200 (words 300, filters 400, here 200 too), histories of 50
+        # and of 300 queries.
+        "paper": (TrainConfig(epochs=2, batch_size=30, learning_rate=1e-3, clip_norm=None, sparse_rows=LARGE_TABLE),
+                  NRHUBConfig(width=200, rec_history=50, src_history=300)),
     }
 
     def __init__(self, config: NRHUBConfig, corpus: Corpus, *, tables: Tables | None = None) -> None:

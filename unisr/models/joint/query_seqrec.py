@@ -76,6 +76,10 @@ class QuerySeqRec(NextItem):
                   QuerySeqRecConfig(rec_history=30, src_history=30, dropout=0.1)),
         "full": (TrainConfig(epochs=100, batch_size=64, learning_rate=1e-2, weight_decay=0.01, patience=15),
                              QuerySeqRecConfig(dropout=0.1)),
+        # As released for diginetica, a shop: 50 tokens, here 30 items and 10 searches of two. Ours: the early stop.
+        "paper": (TrainConfig(epochs=1000, batch_size=128, learning_rate=1e-3, weight_decay=1e-6, patience=15),
+                  QuerySeqRecConfig(dropout=0.6, rec_history=30, src_history=10, p_item=0.25, p_query=0.25,
+                                    p_graph=0.2)),
     }
 
     def __init__(self, config: QuerySeqRecConfig, corpus: Corpus, *, tables: Tables | None = None) -> None:

@@ -14,6 +14,7 @@ from unisr.data.schema import TASKS
 from unisr.models import layers as L
 from unisr.models import losses, pooling
 from unisr.models.base import Scorer, Tables
+from unisr.models.recipe import LARGE_TABLE
 from unisr.registry import Card, register
 
 
@@ -54,7 +55,10 @@ class QueryVectors(nn.Module):
 
     def forward(self, queries: Tensor) -> Tensor:
         distinct, place = queries.unique(return_inverse=True)
-        means = F.embedding_bag(self.query_words[distinct], self.words.weight, mode="mean", padding_idx=0)
+        table = self.words
+        means = F.embedding_bag(
+            self.query_words[distinct], table.weight, mode="mean", padding_idx=0, sparse=table.sparse
+        )
         vectors = self.map(torch.cat([self.ids(distinct), means], dim=-1)) * (distinct > 0).unsqueeze(-1)
         return F.embedding(place, vectors)
 
@@ -143,6 +147,9 @@ class SESRec(Scorer):
         "full": (TrainConfig(epochs=20, batch_size=128, learning_rate=2e-3, weight_decay=0.01, epoch_examples=25000,
                              schedule="cosine",
                              warmup_steps=50, validation_users=400, patience=10), SESRecConfig(dropout=0.0)),
+        # As released for Amazon, but decay is decoupled and the rate falls after 3 epochs without gain, not 5.
+        "paper": (TrainConfig(epochs=30, batch_size=256, learning_rate=1e-3, weight_decay=1e-5, schedule="plateau",
+                              clip_norm=None, sparse_rows=LARGE_TABLE), SESRecConfig(query_item_negatives=1024)),
     }
 
     def __init__(self, config: SESRecConfig, corpus: Corpus, *, tables: Tables | None = None) -> None:

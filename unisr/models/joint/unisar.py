@@ -13,6 +13,7 @@ from unisr.data.schema import TASKS
 from unisr.models import layers as L
 from unisr.models import losses, pooling
 from unisr.models.base import Scorer, Tables
+from unisr.models.recipe import LARGE_TABLE
 from unisr.registry import Card, register
 
 
@@ -125,6 +126,12 @@ class UniSAR(Scorer):
         "full": (TrainConfig(epochs=20, batch_size=128, learning_rate=2e-3, epoch_examples=25000, schedule="cosine",
                              warmup_steps=50, validation_users=400),
                  UniSARConfig(rec_history=10, src_history=10, dropout=0.0)),
+        # As released for Amazon, but for decoupled decay. Its batches are 1,024 positives of recommendation and as many
+        # of search as end with them: 2,048 of both on Kindle. For KuaiSAR: search_weight .1, query_item_tau .5,
+        # query_item_weight .001, alignment_weight .1, weight_decay 3e-5, batch_size 1112.
+        "paper": (TrainConfig(epochs=100, batch_size=2048, learning_rate=1e-3, weight_decay=1e-5, schedule="plateau",
+                              clip_norm=None, sparse_rows=LARGE_TABLE),
+                  UniSARConfig(search_weight=0.01, query_item_negatives=1024)),
     }
 
     def __init__(self, config: UniSARConfig, corpus: Corpus, *, tables: Tables | None = None) -> None:

@@ -14,6 +14,7 @@ from unisr.data.schema import TASKS, Task
 from unisr.models.base import Scorer, Tables
 from unisr.models.layers import SequenceEncoder, embedding
 from unisr.models.pooling import AdditivePool
+from unisr.models.recipe import shared_recipe
 from unisr.registry import Card, register
 
 
@@ -206,4 +207,7 @@ USER.presets = {
     "full": (TrainConfig(epochs=20, batch_size=128, learning_rate=3e-3, epoch_examples=25000, schedule="cosine",
                          warmup_steps=50, validation_users=400, patience=10),
              USERConfig(rec_history=10, src_history=10)),
+    # Width and cosines as released; 4 heads, which divide 100 as its 8 do not. Nothing else is published: the recipe.
+    "paper": (shared_recipe(evaluation_batch=32),
+              USERConfig(width=100, heads=4, contextual=True, rec_history=30, src_history=30)),
 }

@@ -160,7 +160,7 @@ def frozen(module: nn.Module) -> Iterator[None]:
             parameter.requires_grad_(True)
 
 
-def _training(epochs: int, examples: int, **changes: float) -> TrainConfig:
+def _training(epochs: int, examples: int, **changes: object) -> TrainConfig:
     """No early stop: it could end in the first stage."""
     settings = dict(epochs=epochs, epoch_examples=examples, batch_size=64, learning_rate=2e-3, schedule="linear",
                     warmup_steps=50, clip_norm=1.0, patience=epochs, validation_users=200,
@@ -168,8 +168,19 @@ def _training(epochs: int, examples: int, **changes: float) -> TrainConfig:
     return TrainConfig.model_validate({**settings, **changes})
 
 
+PAPER = CoLLMConfig(
+    backbone=BackboneConfig(name="google/flan-t5-base", adapter="lora", dropout=0.05), title_tokens=20,
+)  # fmt: skip
+"""LoRA of rank 8, alpha 16 and dropout .05 on q and v, decay, warm-up, schedule and g's width are CoLLM's. Ours:
+flan-t5-base for parity with GenSR (CoLLM: Vicuna-7B; GenSR does not name its own), the rate (CoLLM: one per dataset and
+stage), batch and epochs."""
+
 CoLLM.presets = {
     "quick": (_training(3, 1000, warmup_steps=5, validation_users=50), CoLLMConfig(history=5)),
     "small": (_training(8, 8000), CoLLMConfig()),
     "full": (_training(16, 12_000, validation_users=400), CoLLMConfig()),
+    "paper": (
+        _training(20, 100_000, batch_size=40, learning_rate=1e-3, schedule="cosine", warmup_steps=200,
+                  weight_decay=1e-3, precision="bf16", validation_users=1000), PAPER,
+    ),
 }

@@ -15,6 +15,7 @@ from unisr.data.schema import Task
 from unisr.models.base import Scorer, Tables
 from unisr.models.layers import embedding, xavier_
 from unisr.models.losses import task_bce
+from unisr.models.recipe import shared_recipe
 from unisr.registry import Card, register
 
 
@@ -81,6 +82,9 @@ class DIN(Scorer):
                               validation_users=400, evaluation_batch=32), DINConfig(history=30)),
         "full": (TrainConfig(epochs=30, batch_size=256, learning_rate=1e-2, epoch_examples=25000, patience=10,
                              validation_users=400, evaluation_batch=32), DINConfig(history=30)),
+        # The released width, 64 of an item and 64 of its category. Its SGD at a rate of 1 does not carry over to
+        # AdamW: the shared recipe.
+        "paper": (shared_recipe(evaluation_batch=32), DINConfig(width=128)),
     }  # fmt: skip
 
     def __init__(self, config: DINConfig, corpus: Corpus, *, tables: Tables | None = None) -> None:

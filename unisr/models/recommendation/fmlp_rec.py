@@ -17,6 +17,7 @@ from unisr.models.base import Scorer, Tables
 from unisr.models.layers import embedding
 from unisr.models.losses import task_bce
 from unisr.models.pooling import last_columns
+from unisr.models.recipe import LARGE_TABLE
 from unisr.registry import Card, register
 
 
@@ -89,6 +90,9 @@ class FMLPRec(Scorer):
                               patience=10), FMLPRecConfig()),
         "full": (TrainConfig(epochs=25, batch_size=256, negatives=1, learning_rate=3e-3, epoch_examples=25000,
                              patience=10), FMLPRecConfig()),
+        # As released: BCE with one negative on the end of each prefix. Ours: the bound on epochs.
+        "paper": (TrainConfig(epochs=200, batch_size=256, negatives=1, learning_rate=1e-3, patience=10,
+                              sparse_rows=LARGE_TABLE), FMLPRecConfig(dropout=0.5, loss="bce")),
     }  # fmt: skip
 
     def __init__(self, config: FMLPRecConfig, corpus: Corpus, *, tables: Tables | None = None) -> None:

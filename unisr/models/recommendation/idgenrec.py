@@ -88,8 +88,14 @@ def _training(epochs: int, **changes: float) -> TrainConfig:
     return TrainConfig.model_validate({**settings, **changes})
 
 
+PAPER = IDGenRecConfig(width=512, layers=6, heads=8, feed_forward=2048, dropout=0.1, encoder="bidirectional",
+                       normalize="mean")  # fmt: skip
+"""t5-small's sizes. Its training is the released recommender's: 3 rounds of 10 epochs, batches of 64, warm-up over 5 %
+of the steps (of Kindle's). Weights start at random, since the words of the ids are a vocabulary of their own."""
+
 IDGenRec.presets = {
     "quick": (_training(4, warmup_steps=10), IDGenRecConfig()),
     "small": (_training(12), IDGenRecConfig()),
     "full": (_training(30, validation_users=400), IDGenRecConfig()),
+    "paper": (_training(30, batch_size=64, learning_rate=1e-3, weight_decay=0.01, warmup_steps=1600), PAPER),
 }

@@ -47,6 +47,9 @@ class SASRec(NextItem):
         "quick": (TrainConfig(epochs=10, batch_size=32, learning_rate=5e-3), SASRecConfig(history=30)),
         "small": (TrainConfig(epochs=30, batch_size=64, learning_rate=1e-3, patience=10), SASRecConfig()),
         "full": (TrainConfig(epochs=200, batch_size=64, learning_rate=1e-3, patience=15), SASRecConfig()),
+        # As released for sparse data: BCE with one negative. Ours: the early stop.
+        "paper": (TrainConfig(epochs=201, batch_size=128, learning_rate=1e-3, clip_norm=None, patience=15),
+                  SASRecConfig(width=50, dropout=0.5, loss="bce")),
     }
 
     def __init__(self, config: SASRecConfig, corpus: Corpus, *, tables: Tables | None = None) -> None:

@@ -14,7 +14,7 @@ from unisr.data.batches import Batch
 from unisr.data.corpus import Corpus
 from unisr.errors import ConfigError
 from unisr.models.base import Tables
-from unisr.models.search.product import HistoryConfig, HistorySearch
+from unisr.models.search.product import PAPER, HistoryConfig, HistorySearch
 from unisr.registry import Card, register
 
 
@@ -61,6 +61,7 @@ class AEM(HistorySearch):
                   AEMConfig(dropout=0.3)),
         "full": (TrainConfig(epochs=20, batch_size=512, negatives=5, learning_rate=5e-3, schedule="cosine",
                              patience=10), AEMConfig(dropout=0.3)),
+        "paper": (PAPER, AEMConfig(width=128)),
     }
     null_slot: ClassVar[bool] = False
     """Whether one more key with logit 0 and value 0 competes with the history."""
@@ -122,4 +123,5 @@ class ZAM(AEM):
                               schedule="cosine"), AEMConfig(dropout=0.0)),
         "full": (TrainConfig(epochs=20, batch_size=512, negatives=5, learning_rate=1e-2, weight_decay=0.1,
                              schedule="cosine", patience=10), AEMConfig(dropout=0.0)),
+        "paper": AEM.presets["paper"],
     }

@@ -12,6 +12,7 @@ from unisr.data.batches import Batch
 from unisr.data.corpus import Corpus
 from unisr.models.base import Tables
 from unisr.models.losses import info_nce
+from unisr.models.search.product import PAPER
 from unisr.models.search.tem import TEM, TEMConfig
 from unisr.models.search.views import altered, neighbors, replaced
 from unisr.registry import Card, register
@@ -80,6 +81,8 @@ class CoPPS(TEM):
                   CoPPSConfig()),
         "full": (TrainConfig(epochs=20, batch_size=512, negatives=5, learning_rate=3e-3, schedule="cosine",
                              patience=10), CoPPSConfig()),
+        # Nothing is published: TEM's settings, and this suite's for the contrasts.
+        "paper": (PAPER, CoPPSConfig(width=128, heads=8, inner=512)),
     }
 
     def __init__(self, config: CoPPSConfig, corpus: Corpus, *, tables: Tables | None = None) -> None:

@@ -10,13 +10,14 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from unisr.config import ModelConfig
+from unisr.config import ModelConfig, TrainConfig
 from unisr.data.batches import Batch
 from unisr.data.corpus import Corpus
 from unisr.data.schema import Task
 from unisr.models.base import Scorer, Tables
 from unisr.models.layers import QueryEncoder, embedding
 from unisr.models.losses import task_bce
+from unisr.models.recipe import LARGE_TABLE
 
 
 class ProductConfig(ModelConfig):
@@ -24,6 +25,11 @@ class ProductConfig(ModelConfig):
     word_loss: bool = True
     """Item vectors also predict the words of the item's text."""
     word_negatives: int = Field(5, ge=1)
+
+
+PAPER = TrainConfig(epochs=20, batch_size=384, negatives=5, learning_rate=5e-4, sparse_rows=LARGE_TABLE)
+"""Of the released code that has QEM, AEM, ZAM and TEM (kepingbi/ProdSearch), from its README's example; the early stop
+is ours."""
 
 
 class ProductSearch(Scorer):

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from unisr.config import TrainConfig
 from unisr.data.batches import Batch
-from unisr.models.search.product import ProductConfig, ProductSearch
+from unisr.models.search.product import PAPER, ProductConfig, ProductSearch
 from unisr.registry import Card, register
 
 
@@ -43,6 +43,7 @@ class QEM(ProductSearch):
         "full": (TrainConfig(epochs=20, batch_size=512, negatives=5, learning_rate=5e-3, weight_decay=0.01,
                              schedule="cosine",
                              patience=10), QEMConfig()),
+        "paper": (PAPER, QEMConfig(width=128)),
     }
 
     def state(self, batch: Batch) -> Tensor:

@@ -13,7 +13,7 @@ from unisr.data.batches import Batch
 from unisr.data.corpus import Corpus
 from unisr.models.base import Tables
 from unisr.models.layers import SequenceEncoder
-from unisr.models.search.product import HistoryConfig, HistorySearch
+from unisr.models.search.product import PAPER, HistoryConfig, HistorySearch
 from unisr.registry import Card, register
 
 
@@ -55,6 +55,7 @@ class TEM(HistorySearch):
                               schedule="cosine"), TEMConfig(dropout=0.0)),
         "full": (TrainConfig(epochs=20, batch_size=512, negatives=5, learning_rate=1e-2, weight_decay=0.1,
                              schedule="cosine", patience=10), TEMConfig(dropout=0.0)),
+        "paper": (PAPER, TEMConfig(width=128, heads=8, inner=512)),
     }
 
     def __init__(self, config: TEMConfig, corpus: Corpus, *, tables: Tables | None = None) -> None:
@@ -95,4 +96,5 @@ class MergedTEM(TEM):
                               schedule="cosine"), TEMConfig(dropout=0.2, history="merged")),
         "full": (TrainConfig(epochs=20, batch_size=512, negatives=5, learning_rate=1e-2, weight_decay=0.01,
                              schedule="cosine", patience=10), TEMConfig(dropout=0.2, history="merged")),
+        "paper": (PAPER, TEM.presets["paper"][1].model_copy(update={"history": "merged"})),
     }
