@@ -45,6 +45,8 @@ class Pretrained:
         # Imported here because it takes seconds, which who loads no such model need not pay.
         import transformers
 
+        # Weights load in a second or two: a bar would only stay behind in a notebook.
+        transformers.utils.logging.disable_progress_bar()
         try:
             return getattr(transformers, auto).from_pretrained(self.source, **options)
         except (OSError, ValueError) as error:

@@ -19,9 +19,9 @@ from unisr import registry
 from unisr.data.schema import TASK_TITLES
 from unisr.report.svg import svg_text, write_svg
 
-# A figure in a notebook carries its JSON (compared by nbval) and a small HTML form (kept by nbconvert).
+# A figure in a notebook is its JSON: nbval compares it, and JupyterLab draws it without a network.
 if "PLOTLY_RENDERER" not in os.environ:
-    pio.renderers.default = "plotly_mimetype+notebook_connected"
+    pio.renderers.default = "plotly_mimetype"
 
 PALETTE = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F0E442", "#000000")
 """Okabe and Ito (2008): distinguishable with every common form of color blindness."""
