@@ -12,7 +12,7 @@ STAMP := $(VENV)/.installed
 export OMP_NUM_THREADS := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: reproduce report test test-slow notebooks docs lint clean
+.PHONY: reproduce report test test-slow test-browser notebooks docs lint clean
 
 reproduce: $(STAMP)
 	$(BIN)/unisr reproduce --preset $(PRESET) --seeds $(SEEDS) --jobs $(JOBS)
@@ -29,6 +29,11 @@ test: $(STAMP)
 
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow tests
+
+# Every notebook in JupyterLab and a real browser (Debian's chromium, or the one that UNISR_CHROMIUM names).
+test-browser: $(STAMP)
+	$(BIN)/python -m pip install -q -c constraints.txt -e .[browser]
+	$(BIN)/python -m pytest -m browser tests/browser
 
 # Execute the notebooks in place: renews the stored outputs that nbval compares.
 notebooks: $(STAMP)
