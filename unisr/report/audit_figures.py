@@ -27,7 +27,7 @@ def waterfall(found: pd.DataFrame, *, title: str, metric: str = "NDCG@10") -> go
         found: from `unisr.report.audit.waterfall`.
     """
     bars = _bars(found)
-    plot = figures.figure(title, "", f"{metric} [points]", height=460)
+    plot = figures.figure(title, "", f"{metric} [points]", height=500)
     kinds = {"total": ("protocol as a whole", TOTAL), "up": ("removed: gain", UP), "down": ("removed: loss", DOWN)}
     for kind, (name, color) in kinds.items():
         own = bars[bars["kind"] == kind]
@@ -36,7 +36,7 @@ def waterfall(found: pd.DataFrame, *, title: str, metric: str = "NDCG@10") -> go
                      hovertemplate="%{x}: %{text}<extra></extra>", cliponaxis=False)  # fmt: skip
     plot.update_xaxes(categoryorder="array", categoryarray=bars["name"].tolist(), tickangle=-30)
     plot.update_yaxes(rangemode="tozero")
-    return plot.update_layout(bargap=0.35)
+    return plot.update_layout(bargap=0.35, **figures.LEGEND_BELOW)
 
 
 def waterfall_svg(found: pd.DataFrame, *, title: str, metric: str = "NDCG@10") -> str:
@@ -77,7 +77,8 @@ def ratios(frame: pd.DataFrame) -> go.Figure:
     tables = list(frame["table"].unique())
     plot.update_yaxes(tickvals=list(range(len(tables))), ticktext=[f"Table {n}" for n in tables],
                       range=[len(tables) - 0.5, -0.5])  # fmt: skip
-    return plot.update_xaxes(range=[SHOWN[0] - 0.03, SHOWN[1] + 0.03])
+    plot.update_xaxes(range=[SHOWN[0] - 0.03, SHOWN[1] + 0.03])
+    return plot.update_layout(**figures.LEGEND_BELOW)
 
 
 def ratios_svg(frame: pd.DataFrame) -> str:

@@ -18,6 +18,8 @@ from IPython.display import HTML, display
 from unisr.errors import UnisrError
 from unisr.report.figures import FONT, PALETTE
 
+LONG = 60
+"""Characters of a cell that may break into lines."""
 HINT = "<em>Move a control to see another view here.</em>"
 
 
@@ -71,13 +73,13 @@ def table(frame: pd.DataFrame, *, bars: Sequence[str] = (), caption: str = "") -
 
 
 def _cell(value: Any, top: float | None, color: str) -> str:
-    style = "padding:2px 10px;white-space:nowrap;text-align:left"
+    style = "padding:2px 10px;text-align:left"
     if top is None:
         shown = f"{value:.3f}" if isinstance(value, float) else html.escape(str(value))
-        return f"<td style='{style}'>{shown}</td>"
+        return f"<td style='{style};white-space:{'nowrap' if len(shown) <= LONG else 'normal'}'>{shown}</td>"
     width = 120 * max(0.0, float(value)) / top
     bar = f"<span style='display:inline-block;height:10px;width:{width:.0f}px;background:{color}'></span>"
-    return f"<td style='{style}'>{bar} {value:.3f}</td>"
+    return f"<td style='{style};white-space:nowrap'>{bar} {value:.3f}</td>"
 
 
 def side_by_side(*parts: str) -> str:
