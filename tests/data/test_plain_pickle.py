@@ -52,7 +52,7 @@ def written(folder: Path, content: Any, protocol: int = 4) -> Path:
 def test_plain_values_are_read_back(tmp_path: Path, value: Any, protocol: int) -> None:
     if protocol < 5 and "bytearray" in repr(value):
         protocol = 5
-    assert load_plain(written(tmp_path, value, protocol)) == value
+    assert load_plain(written(tmp_path, [value], protocol)) == [value]
 
 
 @pytest.mark.parametrize("protocol", [2, 3, 4, 5])
