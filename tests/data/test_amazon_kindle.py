@@ -52,7 +52,7 @@ def test_tables_hold_every_review_and_a_search_for_each(tmp_path: Path) -> None:
     assert (row["user"], row["item"], row["task"], row["time"]) == (1, 1, Task.REC, 0)
     assert set(dataset.queries["origin"][1:]) == {"constructed"}
     assert source("Amazon-Kindle").name == dataset.name == "amazon-kindle"
-    assert kindle.paper_counts().keys() == describe(dataset).keys() and source(kindle.NAME).paper_counts
+    assert kindle.PAPER_COUNTS.keys() == describe(dataset).keys() and source(kindle.NAME).paper_counts
     assert [counts for _, counts in dataset.filters] == [
         {"#Inter-R": 300}, {"#User": 30, "#Item": 10, "#Inter-R": 300}, {"#Queries": 15, "#Inter-S": 600},
         {"#Queries": 15, "#Inter-S": 300},

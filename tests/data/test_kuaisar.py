@@ -150,5 +150,5 @@ def test_both_sizes_are_sources_and_say_which_files_to_get(monkeypatch: pytest.M
         monkeypatch.delenv(variable, raising=False)
         with pytest.raises(DataError, match=rf"{archive}.*8181109; accept its licence.*variable {variable}\."):
             fetch(None)
-        assert source(name).paper_counts == kuaisar.paper_counts(name)
-        assert kuaisar.paper_counts(name)["#Item"] > 4_000_000
+        assert source(name).paper_counts == kuaisar.PAPER_COUNTS[name]
+        assert kuaisar.PAPER_COUNTS[name]["#Item"] > 4_000_000

@@ -20,7 +20,7 @@ from scipy.sparse import csr_array
 from unisr.analysis.store import is_kept, kept
 from unisr.config import RunConfig, Settings
 from unisr.data.candidates import N_NEGATIVES
-from unisr.data.sources.amazon_kindle import QRELS, QUERY_TEXTS, qrels
+from unisr.data.sources.amazon_kindle import QRELS, QUERY_TEXTS, has_queries, judged
 from unisr.errors import DataError
 from unisr.evaluation.ranks import expected_rank, released_rank
 from unisr.random import generator
@@ -47,8 +47,7 @@ def query_strings(settings: QueryStringSettings, folder: Path | None = None) -> 
         DataError: nothing is kept and there is no folder, or it lacks a file.
     """
     if not is_kept("query-strings", settings, [CONFIG]):
-        files = [name for name in QRELS if folder and (folder / name).is_file()]
-        if not files or not (folder / QUERY_TEXTS).is_file():
+        if not folder or not has_queries(folder):
             raise DataError(
                 f"no {QUERY_TEXTS} with {' or '.join(QRELS)} in {folder or 'a folder named by UNISR_KINDLE'}: take "
                 "those of the Kindle Store from the Amazon product search data of Ai et al."
@@ -57,14 +56,14 @@ def query_strings(settings: QueryStringSettings, folder: Path | None = None) -> 
 
 
 def _ranked(settings: QueryStringSettings, folder: Path) -> pd.DataFrame:
-    judged = _judged(folder)
-    users, items = judged["reviewerID"].cast(pl.Categorical).to_physical(), judged["asin"].unique().sort()
-    user, item, query = users.to_numpy(), items.search_sorted(judged["asin"]).to_numpy(), judged["number"].to_numpy()
-    ones = np.ones(len(judged), dtype=np.int32)
+    pairs = judged(folder)[1].unique(maintain_order=True)
+    users, items = pairs["reviewerID"].cast(pl.Categorical).to_physical(), pairs["asin"].unique().sort()
+    user, item, query = users.to_numpy(), items.search_sorted(pairs["asin"]).to_numpy(), pairs["number"].to_numpy()
+    ones = np.ones(len(pairs), dtype=np.int32)
     answers = csr_array((ones, (query, item)), shape=(int(query.max()) + 1, len(items)))
     owned = csr_array((ones, (user, item)), shape=(int(user.max()) + 1, len(items)))
     random = generator(settings.seed, "query strings")
-    rows = np.sort(random.choice(len(judged), min(settings.searches, len(judged)), replace=False))
+    rows = np.sort(random.choice(len(pairs), min(settings.searches, len(pairs)), replace=False))
     candidates = np.concatenate([item[rows, None], _negatives(owned, user[rows], random)], axis=1)
     counts = answers[np.repeat(query[rows], N_NEGATIVES + 1), candidates.ravel()].reshape(candidates.shape)
     counts[:, 0] -= 1
@@ -73,13 +72,6 @@ def _ranked(settings: QueryStringSettings, folder: Path) -> pd.DataFrame:
     rank, ties = expected_rank(scores, first)
     return pd.DataFrame({"query": query[rows], "rank": rank, "tied": ties > 0, "released": released_rank(scores, first),
                          "found": scores[:, 0] > 0, "also": scores[:, 1:].mean(1)})  # fmt: skip
-
-
-def _judged(folder: Path) -> pl.DataFrame:
-    """Distinct (reviewerID, asin, number) of the query files that are there."""
-    count = len(pl.read_csv(folder / QUERY_TEXTS, has_header=False, separator="\x01", quote_char=None))
-    parts = [qrels(folder / name, count) for name in QRELS if (folder / name).is_file()]
-    return pl.concat(parts).unique(maintain_order=True)
 
 
 def _negatives(owned: csr_array, users: np.ndarray, random: np.random.Generator) -> np.ndarray:

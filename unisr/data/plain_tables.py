@@ -14,6 +14,7 @@ from unisr.data.plain_arrays import Array, Table
 from unisr.data.plain_pickle import load_plain
 from unisr.data.raw_lines import parse_literal
 from unisr.errors import DataError
+from unisr.paths import whole_file
 
 MAX_VALUES = 1 << 30
 """Numbers in the lists of a column: a small file can name one long list in every row."""
@@ -59,10 +60,8 @@ def write_parquet(folder: Path, target: Path, names: Iterable[str]) -> dict[str,
         if not (folder / f"{name}.pkl").is_file():
             continue
         table = plain_table(folder / f"{name}.pkl")
-        written = target / f"{name}.parquet"
-        written.parent.mkdir(parents=True, exist_ok=True)
-        table.write_parquet(part := written.with_name(f".{written.name}"))
-        part.rename(written)
+        with whole_file(target / f"{name}.parquet") as draft:
+            table.write_parquet(draft)
         found[name] = table.schema
         print(f"{name}: {len(table):,} rows; {', '.join(f'{n} {kind}' for n, kind in table.schema.items())}")
     return found

@@ -94,6 +94,20 @@ def own_folder(folder: Path | None, environment: str, needed: Collection[str], a
     raise DataError(f"{given}: {', '.join(missing)} missing. {advice}")
 
 
+def check_columns(
+    malformed: Malformed, names: Collection[str], needed: Collection[str], known: Collection[str] | None
+) -> None:
+    """Count each column beyond `needed` and `known` once, at line 1; with `known` None none is counted.
+
+    Raises:
+        DataError: a needed column is not among `names`.
+    """
+    if missing := [name for name in needed if name not in names]:
+        raise DataError(f"{malformed.path}: column {', '.join(missing)} missing; is this the official file?")
+    for name in sorted({*names} - {*needed, *known}) if known is not None else ():
+        malformed.add(f"unknown column {name[:40]}", [1])
+
+
 def unique_rows(rows: pl.DataFrame, key: list[str], malformed: Malformed) -> pl.DataFrame:
     """The first row of every key; the others (which need their `line`) are counted as duplicates."""
     first = rows.select(pl.struct(key).is_first_distinct()).to_series()
@@ -171,10 +185,7 @@ def csv_rows(malformed: Malformed, needed: dict[str, str], known: Collection[str
 def _header(malformed: Malformed, needed: Collection[str], known: Collection[str]) -> list[str]:
     _, block = next(blocks(Malformed(malformed.path)), (1, b""))
     header = block.split(b"\n", 1)[0].decode(errors="replace").strip().removeprefix("\ufeff").split(",")
-    if missing := [name for name in needed if name not in header]:
-        raise DataError(f"{malformed.path}: column {', '.join(missing)} missing; is this the official file?")
-    for name in sorted({*header} - {*needed, *known}):
-        malformed.add(f"unknown column {name[:40]}", [1])
+    check_columns(malformed, header, needed, known)
     return header
 
 

@@ -6,7 +6,7 @@ from collections.abc import Collection
 
 import polars as pl
 
-from unisr.data.raw import Malformed
+from unisr.data.raw import Malformed, check_columns
 from unisr.errors import DataError
 
 MILLISECONDS_FROM = 10**11
@@ -36,10 +36,7 @@ def parquet_rows(
     scan = pl.scan_parquet(malformed.path, row_index_name="line", row_index_offset=1, glob=False)
     try:
         names = scan.collect_schema().names()
-        if missing := [name for name in needed if name not in names]:
-            raise DataError(f"{malformed.path}: column {', '.join(missing)} missing; is this the official file?")
-        for name in sorted({*names} - {"line", *needed, *known} if known is not None else ()):
-            malformed.add(f"unknown column {name[:40]}", [1])
+        check_columns(malformed, names, needed, None if known is None else {"line", *known})
         malformed.lines = scan.select(pl.len()).collect().item()
         rows = scan if wanted is None else scan.filter(wanted)
         return rows.select("line", **columns).collect(engine="streaming")

@@ -6,8 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
+import polars as pl
 
-from unisr.data.schema import COLUMNS, Dataset
+from unisr.data.schema import COLUMNS, Dataset, Task
 from unisr.data.splits import strict_leave_one_out
 
 
@@ -44,6 +45,27 @@ def assemble(
         events=pd.DataFrame(columns),
         filters=tuple(filters),
     ).validate()
+
+
+def numbered(
+    events: pl.DataFrame, items: pl.Series | None = None
+) -> tuple[pl.Series, pl.Series, pl.Series, pd.DataFrame]:
+    """Keys of users and items and texts of queries, each ascending, and the events with their places in them, from 1.
+
+    events: user, item, task, words (the query's; not read of recommendations) and time. items: all, where some have no
+    event, ascending.
+    """
+    items = events["item"].unique().sort() if items is None else items
+    users, texts = (events[c].unique().sort() for c in ("user", "words"))
+    texts = texts.filter(texts != "")
+    table = pd.DataFrame({
+        "user": users.search_sorted(events["user"]).to_numpy().astype(np.int64) + 1,
+        "item": items.search_sorted(events["item"]).to_numpy().astype(np.int64) + 1,
+        "task": events["task"].to_numpy(),
+        "query": np.where(events["task"] == Task.SRC, texts.search_sorted(events["words"]).to_numpy() + 1, 0),
+        "time": events["time"].to_numpy(),
+    })
+    return users, items, texts, table
 
 
 def _padded(table: str, frame: pd.DataFrame) -> pd.DataFrame:

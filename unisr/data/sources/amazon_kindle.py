@@ -43,6 +43,8 @@ STOP_WORDS = frozenset(
     "most my new no not of off on one or our out over she so some such than that the their them there these they "
     "this to two under up us was we were what when which who will with you your".split()
 )
+PAPER_COUNTS = {"#User": 68_223, "#Item": 61_934, "#Queries": 4_298, "#Inter-S": 934_664, "#Inter-R": 989_618}
+"""Those of GenSR's Table 1; its recommendation events exceed the 982,619 reviews of the file."""
 log = logging.getLogger(__name__)
 
 
@@ -53,11 +55,6 @@ def fetch(folder: Path | None) -> Path:
         DataError: no folder is named, or it lacks a file; the message says which files to get.
     """
     return own_folder(folder, ENVIRONMENT, (REVIEWS, METADATA), ADVICE)
-
-
-def paper_counts() -> dict[str, int]:
-    """The counts that GenSR's Table 1 prints; its recommendation events exceed the 982,619 reviews of the file."""
-    return {"#User": 68_223, "#Item": 61_934, "#Queries": 4_298, "#Inter-S": 934_664, "#Inter-R": 989_618}
 
 
 def build(folder: Path | None, seed: int) -> Dataset:
@@ -78,8 +75,7 @@ def build(folder: Path | None, seed: int) -> Dataset:
     lines, reviews = _reviews(folder / REVIEWS)
     items = _items(folder / METADATA, reviews["asin"].unique().sort())
     rows = reviews.with_row_index("row").select("row", "reviewerID", "asin")
-    official = (folder / QUERY_TEXTS).is_file() and any((folder / name).is_file() for name in QRELS)
-    choices = _official(folder, rows) if official else rows.join(items.explode("query"), on="asin")
+    choices = _official(folder, rows) if has_queries(folder) else rows.join(items.explode("query"), on="asin")
     choices = choices.select("row", "query").drop_nulls()
     queries, drawn = _drawn(choices)
     users = reviews["reviewerID"].unique().sort()
@@ -190,18 +186,31 @@ def queries_of(paths: list[list[str]]) -> list[str]:
     return list(dict.fromkeys(filter(None, texts)))
 
 
-def _official(folder: Path, rows: pl.DataFrame) -> pl.DataFrame:
-    """row and query text of every relevant (user, query, item) of the query files that is a review."""
+def has_queries(folder: Path) -> bool:
+    """Whether a folder holds the query texts and at least one of the files of judged purchases."""
+    return (folder / QUERY_TEXTS).is_file() and any((folder / name).is_file() for name in QRELS)
+
+
+def judged(folder: Path) -> tuple[list[str], pl.DataFrame]:
+    """The query texts, and reviewerID, asin and number (of the query, from 0) of all judged purchases.
+
+    Raises:
+        DataError: a file is damaged or has too many malformed lines.
+    """
     lines = Malformed(folder / QUERY_TEXTS)
     texts = [line for _, block in blocks(lines) for line in block.decode(errors="replace").splitlines()]
     lines.close()
-    numbered = pl.DataFrame({"number": np.arange(len(texts)), "query": texts})
     if absent := [name for name in QRELS if not (folder / name).is_file()]:
         log.warning("%s: %s missing: only the pairs of the other file are searches", folder, ", ".join(absent))
-    judged = pl.concat([qrels(folder / name, len(texts)) for name in QRELS if (folder / name).is_file()])
-    found = judged.join(rows, on=["reviewerID", "asin"])
-    log.info("%s: %d of %d judged purchases are reviews", folder, len(found), len(judged))
-    return found.join(numbered, on="number")
+    return texts, pl.concat([qrels(folder / name, len(texts)) for name in QRELS if (folder / name).is_file()])
+
+
+def _official(folder: Path, rows: pl.DataFrame) -> pl.DataFrame:
+    """row and query text of every relevant (user, query, item) of the query files that is a review."""
+    texts, purchases = judged(folder)
+    found = purchases.join(rows, on=["reviewerID", "asin"])
+    log.info("%s: %d of %d judged purchases are reviews", folder, len(found), len(purchases))
+    return found.join(pl.DataFrame({"number": np.arange(len(texts)), "query": texts}), on="number")
 
 
 def qrels(path: Path, n_queries: int) -> pl.DataFrame:
@@ -243,5 +252,5 @@ SOURCE = Source(
     build=build,
     fetch=fetch,
     files=(REVIEWS, METADATA, QUERY_TEXTS, *QRELS),
-    paper_counts=paper_counts(),
+    paper_counts=PAPER_COUNTS,
 )

@@ -15,13 +15,21 @@ from unisr.data.raw import Malformed, csv_rows, own_folder, unique_rows
 from unisr.data.schema import Dataset, Task
 from unisr.data.sources import Source
 from unisr.data.splits import last_days
-from unisr.data.tables import assemble
+from unisr.data.tables import assemble, numbered
 from unisr.errors import DataError
 
 CORE = 5
 RECOMMENDED, SEARCHED, FEATURES = "rec_inter.csv", "src_inter.csv", "item_features.csv"
 ENVIRONMENTS = {"kuaisar-small": "UNISR_KUAISAR_SMALL", "kuaisar": "UNISR_KUAISAR"}
 ARCHIVES = {"kuaisar-small": "KuaiSAR.zip", "kuaisar": "KuaiSAR_v2.zip"}
+PAPER_COUNTS = {
+    "kuaisar": {
+        "#User": 25_877, "#Item": 6_890_707, "#Queries": 453_667, "#Inter-S": 5_059_169, "#Inter-R": 14_605_716,
+    },
+    "kuaisar-small": {"#Item": 4_195_529, "#Queries": 267_608, "#Inter-S": 3_171_231, "#Inter-R": 7_493_101},
+}  # fmt: skip
+"""All of them before any filter: those of GenSR's Table 1 for the full set. After the filters the literature works with
+22,700 users and 673,415 items of it."""
 CHINA_HOURS = 8
 """Of its clock before Unix time: the days of the files begin at midnight in China."""
 KNOWN = {
@@ -48,16 +56,6 @@ def fetch(folder: Path | None, *, name: str) -> Path:
     return own_folder(folder, ENVIRONMENTS[name], (RECOMMENDED, SEARCHED, FEATURES), advice)
 
 
-def paper_counts(name: str = "kuaisar") -> dict[str, int]:
-    """The published counts, all of them before any filter: those of GenSR's Table 1 for the full set.
-
-    After the filters the literature works with 22,700 users and 673,415 items of the full set.
-    """
-    if name == "kuaisar":
-        return {"#User": 25_877, "#Item": 6_890_707, "#Queries": 453_667, "#Inter-S": 5_059_169, "#Inter-R": 14_605_716}
-    return {"#Item": 4_195_529, "#Queries": 267_608, "#Inter-S": 3_171_231, "#Inter-R": 7_493_101}
-
-
 def build(folder: Path | None, seed: int, *, name: str) -> Dataset:
     """Clicks after recommendations and searches; the last day is test, the day before it validation.
 
@@ -74,15 +72,7 @@ def build(folder: Path | None, seed: int, *, name: str) -> Dataset:
     filters: list[tuple[str, dict[str, int]]] = []
     events = filtered(_clicks(folder, filters), filters)
     filters[-1][1]["#Queries"] = _n_queries(events)
-    users, items, texts = (events[c].unique().sort() for c in ("user", "item", "words"))
-    texts = texts.filter(texts != "")
-    table = pd.DataFrame({
-        "user": users.search_sorted(events["user"]).to_numpy().astype(np.int64) + 1,
-        "item": items.search_sorted(events["item"]).to_numpy().astype(np.int64) + 1,
-        "task": events["task"].to_numpy(),
-        "query": np.where(events["task"] == Task.SRC, texts.search_sorted(events["words"]).to_numpy() + 1, 0),
-        "time": events["time"].to_numpy(),
-    })
+    users, items, texts, table = numbered(events)
     del events
     return assemble(
         name,
@@ -191,7 +181,7 @@ def _source(name: str, title: str, days: str) -> Source:
         build=partial(build, name=name),
         fetch=partial(fetch, name=name),
         files=(RECOMMENDED, SEARCHED, FEATURES),
-        paper_counts=paper_counts(name),
+        paper_counts=PAPER_COUNTS[name],
     )
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import polars as pl
 
@@ -14,7 +13,7 @@ from unisr.data.raw import Malformed, own_folder, unique_rows
 from unisr.data.raw_parquet import parquet_rows, seconds, without
 from unisr.data.schema import Dataset, Task
 from unisr.data.sources import Source
-from unisr.data.tables import assemble
+from unisr.data.tables import assemble, numbered
 from unisr.errors import DataError
 
 NAME, ENVIRONMENT = "qilin", "UNISR_QILIN"
@@ -75,15 +74,7 @@ def build(folder: Path | None, seed: int) -> Dataset:
     """
     assert folder is not None
     events, items, filters = _filtered(folder)
-    users, texts = (events[c].unique().sort() for c in ("user", "query"))
-    texts = texts.filter(texts != "")
-    table = pd.DataFrame({
-        "user": users.search_sorted(events["user"]).to_numpy().astype(np.int64) + 1,
-        "item": items.search_sorted(events["item"]).to_numpy().astype(np.int64) + 1,
-        "task": events["task"].to_numpy(),
-        "query": np.where(events["task"] == Task.SRC, texts.search_sorted(events["query"]).to_numpy() + 1, 0),
-        "time": events["time"].to_numpy(),
-    })
+    users, items, texts, table = numbered(events.rename({"query": "words"}), items)
     return assemble(
         NAME,
         users=users.cast(pl.String).to_list(),

@@ -11,8 +11,8 @@ import logging
 from collections.abc import Collection
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
-import numpy as np
 import pandas as pd
 import polars as pl
 
@@ -21,7 +21,7 @@ from unisr.data.raw import Malformed, own_folder
 from unisr.data.raw_parquet import seconds
 from unisr.data.schema import Dataset, Split, Task
 from unisr.data.sources import Source
-from unisr.data.tables import assemble
+from unisr.data.tables import assemble, numbered
 from unisr.errors import DataError
 
 ENVIRONMENT = "UNISR_UNISAR"
@@ -74,15 +74,7 @@ def build(folder: Path | None, seed: int, *, name: str) -> Dataset:
     parts = [_recommended(place, people), _searched(place, people)]
     events = pl.concat([_with_split(place, *part) for part in parts])
     events = events.sort("user", "time", "task", maintain_order=True)
-    users, items, texts = (events[c].unique().sort() for c in ("user", "item", "words"))
-    texts = texts.filter(texts != "")
-    table = pd.DataFrame({
-        "user": users.search_sorted(events["user"]).to_numpy().astype(np.int64) + 1,
-        "item": items.search_sorted(events["item"]).to_numpy().astype(np.int64) + 1,
-        "task": events["task"].to_numpy(),
-        "query": np.where(events["task"] == Task.SRC, texts.search_sorted(events["words"]).to_numpy() + 1, 0),
-        "time": events["time"].to_numpy(),
-    })
+    users, items, texts, table = numbered(events)
     return assemble(
         name,
         users=users.cast(pl.String).to_list(),
@@ -94,7 +86,7 @@ def build(folder: Path | None, seed: int, *, name: str) -> Dataset:
     )
 
 
-QUERIES = {"unisar-amazon": "constructed", "unisar-kuaisar": "real"}
+QUERIES: dict[str, Literal["real", "constructed"]] = {"unisar-amazon": "constructed", "unisar-kuaisar": "real"}
 
 
 def _recommended(place: Path, people: pl.DataFrame) -> tuple[str, str, pl.DataFrame]:
@@ -228,7 +220,7 @@ def _source(name: str, title: str, counts: dict[str, int]) -> Source:
         name=name,
         title=title,
         description="as UniSAR's authors prepared and split it; ids instead of texts",
-        queries="constructed" if QUERIES[name] == "constructed" else "real",
+        queries=QUERIES[name],
         licence="no licence is stated by its publishers; that of the original data holds",
         origin="TengShi-RUC/UniSAR, archives linked in its README",
         build=partial(build, name=name),
