@@ -34,6 +34,7 @@ from unisr.analysis.store import kept
 from unisr.config import CandidateKind, Preset, RunConfig, Settings
 from unisr.data.loaders import EvaluationLoader
 from unisr.data.schema import Split
+from unisr.evaluation.protocol import checked_scores
 from unisr.evaluation.ranks import expected_rank, released_rank
 from unisr.models.base import Scorer
 from unisr.models.modes import evaluating
@@ -219,9 +220,8 @@ def _scored(
         parts = []
         with evaluating(scorer):
             for batch, rows, positive in loader:
-                batch = batch.to(device)
-                scores = scorer.score_catalog(batch) if full else scorer.score(batch)
-                parts.append((rows, scores.masked_fill(batch.candidates == 0, -torch.inf).cpu(), positive))
+                scores = checked_scores(scorer, task, batch.to(device), rows.numpy(), full=full)
+                parts.append((rows, scores.cpu(), positive))
         rows, scores, positive = (torch.cat(part) for part in zip(*parts, strict=True))
         found.append((task, rows.numpy(), scores, positive))
     return found

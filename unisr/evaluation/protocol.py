@@ -68,27 +68,32 @@ def _ranked(
     *, device: torch.device | str, full: bool,
 ) -> pd.DataFrame:
     """The per-query table of one batch; column i of a `full` one is item i + 1, if it is a candidate."""
-    name = scorer.card.name
-    batch = batch.to(device)
-    method = "score_catalog" if full else "score"
+    batch, rows = batch.to(device), np.asarray(rows)
+    rank, ties = expected_rank(checked_scores(scorer, task, batch, rows, full=full), positive)
+    columns = {"task": task, "user": batch.user.cpu().numpy(), "event": rows, "query": batch.query.cpu().numpy()}
+    return pd.DataFrame({**columns, "rank": rank, "ties": ties, SIZE: (batch.candidates > 0).sum(1).cpu().numpy()})
+
+
+def checked_scores(scorer: Scorer, task: str, batch: Batch, rows: np.ndarray, *, full: bool) -> Tensor:
+    """[B, C] scores of a batch on the scorer's device, -inf where a `full` one has no candidate.
+
+    Raises:
+        EvaluationError, RankError: as `evaluate`; event `rows` [B] are named.
+    """
+    name, method = scorer.card.name, "score_catalog" if full else "score"
     scores = getattr(scorer, method)(batch)
     if scores.dtype != torch.float32 or scores.shape != batch.candidates.shape:
         raise EvaluationError(
             f"{name}.{method} returned {scores.dtype} {list(scores.shape)} for task {task!r}; "
             f"it must return torch.float32 {list(batch.candidates.shape)}, one logit per candidate"
         )
-    rows = np.asarray(rows)
     if bool((wrong := scores.isnan().any(1)).any()):
         event = rows[int(wrong.int().argmax())]
         raise RankError(
             f"{name}: NaN among the scores of task {task!r}, event {event} ({int(wrong.sum())} of {len(rows)} queries "
             "of its batch); look for a fully masked attention row, a division by zero or a diverged training"
         )
-    if full:
-        scores = scores.masked_fill(batch.candidates == 0, -torch.inf)
-    rank, ties = expected_rank(scores, positive)
-    columns = {"task": task, "user": batch.user.cpu().numpy(), "event": rows, "query": batch.query.cpu().numpy()}
-    return pd.DataFrame({**columns, "rank": rank, "ties": ties, SIZE: (batch.candidates > 0).sum(1).cpu().numpy()})
+    return scores.masked_fill(batch.candidates == 0, -torch.inf) if full else scores
 
 
 CANDIDATE_TEXTS = {
