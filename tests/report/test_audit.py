@@ -76,6 +76,7 @@ def test_untrained_scores_stand_beside_each_other() -> None:
     found = audit.untrained(nobody, shaped, "Recall@10").set_index("untrained")
     assert found.loc["TEM", ["expected rank", "released rank"]].tolist() == ["50.0", "50.0"]
     assert found.iloc[1][["expected rank", "released rank"]].tolist() == ["33.3", "100.0"]
+    assert audit.untrained(nobody, shaped, "Recall@50")["expected rank"].tolist()[0] == "100.0", "any cut-off"
     assert audit.perfect(shaped).startswith("Of 2 untrained models") and "for 1 of them" in audit.perfect(shaped)
     assert set(underflow(models=1, queries=1, width=8, words=16)) == set(shaped)
 

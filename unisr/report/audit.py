@@ -158,7 +158,7 @@ def untrained(frame: pd.DataFrame, shaped: pd.DataFrame, metric: str = "NDCG@10"
     shaped = shaped.assign(method="P(Yes), flan-t5-base's width", task="")
     rows = []
     for (method, task), part in pd.concat([frame, shaped]).groupby(["method", "task"], sort=False):
-        ours, theirs = (per_query_metrics(part.assign(rank=part[name]))[metric].mean() for name in ("rank", "released"))
+        ours, theirs = (measure(metric)(part[name].to_numpy()).mean() for name in ("rank", "released"))
         rows.append({"untrained": method, "task": TASK_TITLES.get(task, "–"), "expected rank": f"{100 * ours:.1f}",
                      "released rank": f"{100 * theirs:.1f}", TIES: f"{100 * part['tied'].mean():.0f}"})  # fmt: skip
     return pd.DataFrame(rows)
