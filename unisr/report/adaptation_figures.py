@@ -65,22 +65,20 @@ def rank_buys(frame: pd.DataFrame, layer: str = "all") -> go.Figure:
     Args:
         frame: of `unisr.analysis.subspace_conflict.subspace_conflict`; means over probes are drawn.
     """
-    rows = frame[(frame["layer"] == layer) & (frame["rank"] > 0)]
-    mean = rows.groupby(["space", "rank"]).mean(numeric_only=True).reset_index()
-    inside, outside = (mean[mean["space"] == space] for space in ("inside", "outside"))
+    inside, outside, floor = _spaces(frame, layer)
+    ranks = inside.index.tolist()
     plot = make_subplots(cols=2, horizontal_spacing=0.1,
                          subplot_titles=["energy of gradients held", "cosine of the tasks' gradients"])  # fmt: skip
     for (title, column), color in zip(SHARES.items(), PALETTE, strict=False):
         dash = "dot" if column == "random" else "solid"
-        plot.add_scatter(x=inside["rank"].tolist(), y=inside[column].round(4).tolist(), name=title, row=1, col=1,
+        plot.add_scatter(x=ranks, y=inside[column].round(4).tolist(), name=title, row=1, col=1,
                          mode="lines+markers", line={"color": color, "dash": dash})  # fmt: skip
     for some, title, color in ((inside, "inside", PALETTE[3]), (outside, "outside", PALETTE[4])):
-        plot.add_scatter(x=some["rank"].tolist(), y=some["cosine"].round(4).tolist(), name=title, row=1, col=2,
+        plot.add_scatter(x=some.index.tolist(), y=some["cosine"].round(4).tolist(), name=title, row=1, col=2,
                          mode="lines+markers", line={"color": color})  # fmt: skip
-    floor = inside[["noise_rec", "noise_src"]].mean(axis=1)
-    plot.add_scatter(x=inside["rank"].tolist(), y=floor.round(4).tolist(), name="two halves of one task, inside", row=1,
+    plot.add_scatter(x=ranks, y=floor.round(4).tolist(), name="two halves of one task, inside", row=1,
                      col=2, mode="lines", line={"color": "#999", "dash": "dot"})  # fmt: skip
-    plot.update_xaxes(title="rank of the shared subspace, log scale", type="log", tickvals=inside["rank"].tolist())
+    plot.update_xaxes(title="rank of the shared subspace, log scale", type="log", tickvals=ranks)
     plot.update_yaxes(title="share of squared norm [0–1]", range=[0, 1.05], col=1)
     plot.update_yaxes(title="cosine", zeroline=True, zerolinecolor="#999", col=2)
     return plot.update_layout(template=TEMPLATE, title=f"What rank buys: {layer}", height=430, **LEGEND_BELOW)
@@ -88,8 +86,7 @@ def rank_buys(frame: pd.DataFrame, layer: str = "all") -> go.Figure:
 
 def rank_buys_svg(frame: pd.DataFrame, layer: str) -> str:
     """`rank_buys` as SVG."""
-    mean = frame[(frame["layer"] == layer) & (frame["rank"] > 0)].groupby(["space", "rank"]).mean(numeric_only=True)
-    inside, outside = mean.loc["inside"], mean.loc["outside"]
+    inside, outside, floor = _spaces(frame, layer)
 
     def draw() -> Figure:
         plot = Figure(figsize=(9, 3.4), layout="constrained", dpi=72)
@@ -99,7 +96,6 @@ def rank_buys_svg(frame: pd.DataFrame, layer: str) -> str:
             energy.plot(inside.index, inside[column], line, ms=3, color=color, label=title)
         for some, title, color in ((inside, "inside", PALETTE[3]), (outside, "outside", PALETTE[4])):
             cosine.plot(some.index, some["cosine"], "o-", ms=3, color=color, label=title)
-        floor = inside[["noise_rec", "noise_src"]].mean(axis=1)
         cosine.plot(inside.index, floor, ":", color="#999", label="two halves of one task, inside")
         cosine.axhline(0, color="#999", lw=1)
         energy.set(ylabel="share of squared norm [0–1]", ylim=(0, 1.05), title="energy of gradients held")
@@ -113,6 +109,13 @@ def rank_buys_svg(frame: pd.DataFrame, layer: str) -> str:
         return plot
 
     return svg_text(draw)
+
+
+def _spaces(frame: pd.DataFrame, layer: str) -> tuple[pd.DataFrame, pd.DataFrame, pd.Series]:
+    """Means over the probes of a layer by rank, inside the subspace and outside, and the noise floor inside."""
+    mean = frame[(frame["layer"] == layer) & (frame["rank"] > 0)].groupby(["space", "rank"]).mean(numeric_only=True)
+    inside, outside = mean.loc["inside"], mean.loc["outside"]
+    return inside, outside, inside[["noise_rec", "noise_src"]].mean(axis=1)
 
 
 def over(frame: pd.DataFrame, setting: str) -> go.Figure:
