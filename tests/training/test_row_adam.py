@@ -14,6 +14,7 @@ from unisr import registry
 from unisr.config import RunConfig, TrainConfig
 from unisr.data.schema import Dataset
 from unisr.errors import ConfigError
+from unisr.models.layers import mean_embedding
 from unisr.training import train
 from unisr.training.row_adam import RowAdamW, clip_norm, sparse_tables
 
@@ -85,6 +86,16 @@ def test_methods_that_look_items_up_give_sparse_gradients(method: str, world: Da
     sum(scorer.losses(setting.training_batch(scorer, 16)).values()).backward()
     tables = [part.weight for part in scorer.modules() if isinstance(part, nn.Embedding) and part.sparse]
     assert tables and all(table.grad.is_sparse for table in tables if len(table) == world.n_items + 1)
+
+
+@pytest.mark.parametrize("sparse", [True, False])
+def test_means_of_words_give_the_gradient_that_the_table_asks_for(sparse: bool) -> None:
+    table = nn.Embedding(5, 3, padding_idx=0, sparse=sparse)
+    means = mean_embedding(table, torch.tensor([[1, 3, 0], [0, 0, 0]]))
+    torch.testing.assert_close(means[0], table.weight[[1, 3]].mean(0))
+    assert not means[1].any()
+    means.sum().backward()
+    assert table.weight.grad.is_sparse == sparse
 
 
 def test_a_training_learns_and_is_resumed_bit_for_bit(tmp_path: Path) -> None:

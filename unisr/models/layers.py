@@ -27,6 +27,14 @@ def embedding(rows: int, width: int, *, std: float = 0.02) -> nn.Embedding:
     return table
 
 
+def mean_embedding(table: nn.Embedding, tokens: Tensor) -> Tensor:
+    """Means of the vectors of tokens [n, T], `[n, d]`; padding, 0, does not count, and a row of it alone gives zeros.
+
+    The table's gradient is sparse where the table asks for it.
+    """
+    return F.embedding_bag(tokens, table.weight, mode="mean", padding_idx=0, sparse=table.sparse)
+
+
 def xavier_(module: nn.Module) -> None:
     """Xavier-normal linear maps (bias 0) and tables (padding row 0) in the whole of `module`."""
     for part in module.modules():
@@ -67,10 +75,7 @@ class QueryEncoder(nn.Module):
 
     def forward(self, queries: Tensor) -> Tensor:
         distinct, place = queries.unique(return_inverse=True)
-        means = F.embedding_bag(
-            self.words[distinct], self.table.weight, mode="mean", padding_idx=0, sparse=self.table.sparse
-        )
-        vectors = torch.tanh(self.map(means)) * (distinct > 0).unsqueeze(-1)
+        vectors = torch.tanh(self.map(mean_embedding(self.table, self.words[distinct]))) * (distinct > 0).unsqueeze(-1)
         return F.embedding(place, vectors)
 
 

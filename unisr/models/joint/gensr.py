@@ -16,7 +16,7 @@ from unisr.models.backbone import Backbone
 from unisr.models.base import Scorer, Tables, required_table
 from unisr.models.dual_view import BilinearFilter, MeanFilter, MultiHeadFilter, ReleasedContrastive, contrastive_loss
 from unisr.models.joint.gensr_config import PRESETS, GenSRConfig
-from unisr.models.layers import SequenceEncoder
+from unisr.models.layers import SequenceEncoder, mean_embedding
 from unisr.models.pooling import masked_mean
 from unisr.models.prompts import WORDINGS, Segments, prompt_texts
 from unisr.models.tokenizer import register_texts
@@ -133,10 +133,8 @@ class GenSR(Scorer):
 
     def text(self, items: Tensor) -> Tensor:
         """Mean token embedding of the items' texts: [...] ids -> [..., d]."""
-        tokens = self.item_tokens[items.reshape(-1)]
-        return F.embedding_bag(tokens, self.backbone.embedding.weight, mode="mean", padding_idx=0).unflatten(
-            0, items.shape
-        )
+        means = mean_embedding(self.backbone.embedding, self.item_tokens[items.reshape(-1)])
+        return means.unflatten(0, items.shape)
 
     def views(self, items: Tensor) -> Encoded:
         """Encoded histories of items [B, N] by view: C_u (Eq. 5) and S_u (Eq. 6)."""

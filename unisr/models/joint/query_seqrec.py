@@ -14,7 +14,7 @@ from unisr.data.batches import Batch, SequenceBatch
 from unisr.data.corpus import Corpus
 from unisr.data.schema import Task
 from unisr.models.base import Tables
-from unisr.models.layers import SequenceEncoder, embedding
+from unisr.models.layers import SequenceEncoder, embedding, mean_embedding
 from unisr.models.pooling import last_columns, take_columns
 from unisr.models.recommendation.next_item import NextItem
 from unisr.registry import Card, register
@@ -105,7 +105,7 @@ class QuerySeqRec(NextItem):
     def queries(self, queries: Tensor) -> Tensor:
         """The mean of a query's word vectors, `[...] -> [..., d]`; each distinct query is encoded once."""
         distinct, place = queries.unique(return_inverse=True)
-        means = F.embedding_bag(self.query_words[distinct], self.words.weight, mode="mean", padding_idx=0)
+        means = mean_embedding(self.words, self.query_words[distinct])
         return F.embedding(place, means)
 
     def token_states(self, batch: Batch | SequenceBatch, *, last: bool = False) -> tuple[Tensor, Tensor]:

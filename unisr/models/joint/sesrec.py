@@ -55,10 +55,7 @@ class QueryVectors(nn.Module):
 
     def forward(self, queries: Tensor) -> Tensor:
         distinct, place = queries.unique(return_inverse=True)
-        table = self.words
-        means = F.embedding_bag(
-            self.query_words[distinct], table.weight, mode="mean", padding_idx=0, sparse=table.sparse
-        )
+        means = L.mean_embedding(self.words, self.query_words[distinct])
         vectors = self.map(torch.cat([self.ids(distinct), means], dim=-1)) * (distinct > 0).unsqueeze(-1)
         return F.embedding(place, vectors)
 

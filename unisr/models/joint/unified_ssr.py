@@ -12,7 +12,7 @@ from unisr.data.batches import Batch
 from unisr.data.corpus import Corpus
 from unisr.data.schema import TASKS, Task
 from unisr.models.base import Scorer, Tables
-from unisr.models.layers import Block, embedding
+from unisr.models.layers import Block, embedding, mean_embedding
 from unisr.models.losses import task_bce
 from unisr.models.recipe import LARGE_TABLE
 from unisr.registry import Card, register
@@ -210,7 +210,7 @@ class UnifiedSSR(Scorer):
     def _queries(self, queries: Tensor) -> Tensor:
         """sqrt(d) mean_t w_t of queries [...], `[..., d]`; each distinct one is encoded once, query 0 gives zeros."""
         distinct, place = queries.unique(return_inverse=True)
-        means = F.embedding_bag(self.query_words[distinct], self.words.weight, mode="mean", padding_idx=0)
+        means = mean_embedding(self.words, self.query_words[distinct])
         return F.embedding(place, means * self.config.width**0.5)
 
 
