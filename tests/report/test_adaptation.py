@@ -149,9 +149,9 @@ def test_a_clearly_better_comparator_refutes_and_an_equal_one_leaves_open(runs: 
 
 def test_settings_are_turned_one_at_a_time(runs: list[Run], monkeypatch: pytest.MonkeyPatch) -> None:
     configs = variants("subspace", preset="small", dataset="synthetic")
-    for name, mean in {"rank 4": 20, "gap 200": 12}.items():
+    for name, mean in {"rank 4": 20, "gap 10": 12}.items():
         save(configs[name], mean)
-    nats = {WHOLE: 0.1, "rank 4": 0.05, "gap 200": 0.2}
+    nats = {WHOLE: 0.1, "rank 4": 0.05, "gap 10": 0.2}
     monkeypatch.setattr(adaptation, "known", lambda runs: knowledge(nats))
     frame = adaptation.turned("synthetic", "small")
     rank = frame[frame["setting"] == "rank"].set_index("value")
