@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import time
 
 import pytest
 
 from unisr.errors import ConfigError
+from unisr.job_process import JobError, Processes
 from unisr.jobs import Job, clock, run_jobs
 
 
@@ -15,6 +17,8 @@ def work(payload: str) -> str:
         raise ConfigError("set it to 1")
     if payload == "die":
         os._exit(3)
+    if payload == "sleep":
+        time.sleep(600)
     return f"did {payload}"
 
 
@@ -32,10 +36,17 @@ def test_processes_keep_the_order_and_one_that_dies_takes_no_other_with_it() -> 
     """Every job is a process that imports torch, so there are few of them."""
     jobs = [JOBS[0], Job("dies", "die"), JOBS[2], Job("after", "a", ("dies",))]
     outcomes = {o.name: o for o in run_jobs(jobs, work, processes=2)}
-    assert "process died" in outcomes["dies"].error
+    assert "process ended with exit code 3" in outcomes["dies"].error
     assert outcomes["after"].error == "not started: dies failed"
     assert list(outcomes).index("table") < list(outcomes).index("reader")
     assert [o.note for o in outcomes.values() if not o.failed] == ["did t", "did r"]
+
+
+def test_what_still_runs_ends_with_the_block() -> None:
+    with Processes() as here:
+        future = here.submit(f"{__name__}:work", "sleep")
+    with pytest.raises(JobError, match="stopped"):
+        future.result(timeout=60)
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(0, "0:00"), (61.9, "1:01"), (3600, "1:00:00")])

@@ -5,8 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from pydantic import TypeAdapter
+from pydantic_core import to_jsonable_python
 
 from unisr import registry
+from unisr.config import RunConfig
 from unisr.data.candidates import KINDS
 from unisr.errors import UnknownNameError
 from unisr.report import notebooks, store
@@ -29,6 +32,13 @@ def test_plan_has_every_method_and_puts_requirements_first() -> None:
 def test_plan_of_named_methods_adds_what_they_read() -> None:
     jobs = plan("quick", dataset="synthetic", methods=["gensr", "SASRec"])
     assert {job.payload.method for job in jobs} == {"GenSR", "SASRec", "LightGCN"}
+
+
+def test_payloads_are_the_same_configs_in_the_process_of_a_job() -> None:
+    configs = [job.payload for preset in ("quick", "full") for job in plan(preset, dataset="ml-100k")]
+    assert len(configs) > 100
+    for config in configs:
+        assert TypeAdapter(RunConfig).validate_python(to_jsonable_python(config)).config_id == config.config_id
 
 
 @pytest.mark.parametrize(

@@ -80,9 +80,13 @@ class Background:
 
     It is started by the first call (or `warm`), keeps what it has loaded between calls, takes over this process's
     environment variables and number of torch threads, and ends with this object or this process, whatever it is doing.
+
+    Args:
+        environment: variables over those of this process; OMP_NUM_THREADS among them is torch's number of threads too.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, environment: Mapping[str, str] | None = None) -> None:
+        self._environment = dict(environment or {})
         self._process: subprocess.Popen[str] | None = None
         self._errors: IO[str] | None = None
         self._listener: Callable[[Event], None] | None = None
@@ -115,8 +119,9 @@ class Background:
         """
         import torch
 
+        threads = int(self._environment.get("OMP_NUM_THREADS", torch.get_num_threads()))
         request = {"function": f"{function.__module__}:{function.__qualname__}", "arguments": arguments,
-                   "threads": torch.get_num_threads()}  # fmt: skip
+                   "threads": threads}  # fmt: skip
         line = json.dumps(request) + "\n"
         with self._lock:
             if self.busy:
@@ -156,7 +161,8 @@ class Background:
         # A session of its own: the interrupt of a notebook's cell is not meant for it.
         process = subprocess.Popen(
             [sys.executable, "-m", "unisr.background"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors,
-            text=True, encoding="utf-8", start_new_session=True, env=os.environ | {"PYTHONPATH": path},
+            text=True, encoding="utf-8", start_new_session=True,
+            env={**os.environ, **self._environment, "PYTHONPATH": path},
         )  # fmt: skip
         self._process, self._stopping = process, False
         weakref.finalize(self, process.kill)

@@ -1,20 +1,21 @@
-"""Named jobs in processes of one thread each: one starts when those it needs are done; a failure stops nothing else."""
+"""Named jobs, each in a process of its own with one thread: one starts when those it needs are done; a failure stops
+nothing else. The processes are on this machine, or on those of a Dask cluster (`unisr.cluster`)."""
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from multiprocessing import get_context
-from typing import Any
+from typing import Any, Protocol
 
+from pydantic_core import to_jsonable_python
 from tqdm import tqdm
 
 from unisr.errors import UnisrError
+from unisr.job_process import Processes
 from unisr.progress import silent
 
 HEARTBEAT = 5.0
@@ -27,6 +28,7 @@ class Job:
 
     name: str
     payload: Any
+    """What pydantic can write as JSON, and read back by the annotation of the function that gets it."""
     needs: tuple[str, ...] = ()
 
 
@@ -49,28 +51,35 @@ class Outcome:
         return f"{self.name:<28} {clock(self.seconds):>8}  {state}"
 
 
-def run_jobs(jobs: Sequence[Job], work: Callable[[Any], str], *, processes: int) -> list[Outcome]:
+class Hosts(Protocol):
+    """Where jobs run."""
+
+    def slots(self) -> int:
+        """How many jobs there is room for, side by side."""
+
+    def submit(self, function: str, payload: Any) -> Future[str]:
+        """Call `module:name` with a JSON value in a fresh process; the future gives its note or raises."""
+
+
+def run_jobs(
+    jobs: Sequence[Job], work: Callable[[Any], str], *, processes: int, cluster: str | None = None
+) -> list[Outcome]:
     """Outcomes in order of completion, while a bar tells what is running, done and left.
 
     Args:
         work: a module-level function from a payload to a short note.
-        processes: side by side; 1 works in this process in the given order, with its own progress bars.
+        processes: side by side on this machine; 1 works in this process in the given order, with its own bars.
+        cluster: address of a Dask scheduler, whose workers run the jobs in place of this machine.
+
+    Raises:
+        ClusterError: nobody answers at `cluster`, or its workers cannot stand in for this machine.
     """
-    if processes == 1:
+    if not jobs:
+        return []
+    if cluster is None and processes == 1:
         return _one_by_one(jobs, work)
-    schedule = _Schedule(jobs, work, processes)
-    shape = "{desc} {n}/{total} done, {elapsed}{postfix}"
-    terminal = sys.stderr.isatty()
-    with tqdm(total=len(jobs), desc="runs", disable=silent() or not terminal, bar_format=shape) as bar:
-        while schedule.waiting or schedule.running:
-            for job in schedule.start():
-                if not terminal:
-                    bar.write(f"[{len(schedule.outcomes)}/{len(jobs)}] {job.name} started")
-            for outcome in schedule.collect():
-                bar.write(f"[{len(schedule.outcomes)}/{len(jobs)}] {outcome}")
-                bar.update()
-            bar.set_postfix_str(schedule.status())
-    return schedule.outcomes
+    with _hosts(processes, cluster) as hosts:
+        return _side_by_side(_Schedule(jobs, work, hosts), len(jobs))
 
 
 def timed(name: str, step: Callable[[], str], *, started: float | None = None) -> Outcome:
@@ -78,8 +87,6 @@ def timed(name: str, step: Callable[[], str], *, started: float | None = None) -
     started = time.monotonic() if started is None else started
     try:
         note, error = step(), ""
-    except BrokenProcessPool:
-        note, error = "", "its process died (out of memory, or killed)"
     except Exception as raised:
         note, error = "", str(raised) if isinstance(raised, UnisrError) else f"{type(raised).__name__}: {raised}"
     return Outcome(name, time.monotonic() - started, note=note, error=error)
@@ -91,12 +98,36 @@ def clock(seconds: float) -> str:
     return f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}" if minutes >= 60 else f"{minutes}:{rest:02d}"
 
 
+def _hosts(processes: int, cluster: str | None) -> AbstractContextManager[Hosts]:
+    if cluster is None:
+        return Processes(processes)
+    # Its package is needed by those who have a cluster only.
+    from unisr.cluster import connect
+
+    return connect(cluster)
+
+
 def _one_by_one(jobs: Sequence[Job], work: Callable[[Any], str]) -> list[Outcome]:
     outcomes: list[Outcome] = []
     for number, job in enumerate(jobs, start=1):
         outcomes.append(_blocked(job, outcomes) or timed(job.name, lambda job=job: work(job.payload)))
         tqdm.write(f"[{number}/{len(jobs)}] {outcomes[-1]}")
     return outcomes
+
+
+def _side_by_side(schedule: _Schedule, total: int) -> list[Outcome]:
+    terminal = sys.stderr.isatty()
+    shape = "{desc} {n}/{total} done, {elapsed}{postfix}"
+    with tqdm(total=total, desc="runs", disable=silent() or not terminal, bar_format=shape) as bar:
+        while schedule.waiting or schedule.running:
+            for job in schedule.start():
+                if not terminal:
+                    bar.write(f"[{len(schedule.outcomes)}/{total}] {job.name} started")
+            for outcome in schedule.collect():
+                bar.write(f"[{len(schedule.outcomes)}/{total}] {outcome}")
+                bar.update()
+            bar.set_postfix_str(schedule.status())
+    return schedule.outcomes
 
 
 def _blocked(job: Job, outcomes: Sequence[Outcome]) -> Outcome | None:
@@ -106,21 +137,22 @@ def _blocked(job: Job, outcomes: Sequence[Outcome]) -> Outcome | None:
 
 
 class _Schedule:
-    """Which jobs wait, run and are done. Every job has a fresh process: one that dies takes no other with it, and the
-    peak memory that a run measures is its own."""
+    """Which jobs wait, run and are done."""
 
-    def __init__(self, jobs: Sequence[Job], work: Callable[[Any], str], processes: int) -> None:
-        self.waiting, self.work, self.processes = list(jobs), work, processes
+    def __init__(self, jobs: Sequence[Job], work: Callable[[Any], str], hosts: Hosts) -> None:
+        self.waiting, self.hosts, self.function = list(jobs), hosts, f"{work.__module__}:{work.__qualname__}"
         self.running: dict[Future[str], _Running] = {}
         self.outcomes: list[Outcome] = []
 
     def start(self) -> list[Job]:
         """Start what is ready and tell which."""
         started = []
-        while len(self.running) < self.processes and (job := self._ready()):
+        # Without room anywhere, one job waits there for a place.
+        room = max(1, self.hosts.slots())
+        while len(self.running) < room and (job := self._ready()):
             self.waiting.remove(job)
-            process = ProcessPoolExecutor(1, mp_context=get_context("spawn"), initializer=_quiet_worker)
-            self.running[process.submit(self.work, job.payload)] = _Running(job, process, time.monotonic())
+            future = self.hosts.submit(self.function, to_jsonable_python(job.payload))
+            self.running[future] = _Running(job, time.monotonic())
             started.append(job)
         return started
 
@@ -130,7 +162,6 @@ class _Schedule:
         for future in wait(self.running, timeout=HEARTBEAT, return_when=FIRST_COMPLETED).done:
             ended = self.running.pop(future)
             self.outcomes.append(timed(ended.job.name, future.result, started=ended.since))
-            ended.process.shutdown(wait=False)
         for job in list(self.waiting):
             if blocked := _blocked(job, self.outcomes):
                 self.waiting.remove(job)
@@ -151,13 +182,4 @@ class _Schedule:
 @dataclass(frozen=True)
 class _Running:
     job: Job
-    process: ProcessPoolExecutor
     since: float
-
-
-def _quiet_worker() -> None:
-    """One thread a process: processes side by side are faster than threads side by side for models of this size."""
-    os.environ.update(OMP_NUM_THREADS="1", UNISR_PROGRESS="0", TOKENIZERS_PARALLELISM="false")
-    import torch
-
-    torch.set_num_threads(1)

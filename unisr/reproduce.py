@@ -47,6 +47,7 @@ def reproduce(
     methods: Sequence[str] | None = None,
     runs_only: bool = False,
     study: str | None = None,
+    cluster: str | None = None,
 ) -> Summary:
     """Runs of all methods (or `methods`) and their variants with seeds 0 … `seeds` - 1, the notebooks, the report.
 
@@ -55,16 +56,19 @@ def reproduce(
         study: of `unisr.variants`; its runs and what they need are made in place of `methods`.
         runs_only: leave out notebooks and report.
         jobs: processes side by side; 1 runs in this process, with its progress bars.
+        cluster: address of a Dask scheduler; runs are made by its workers, notebooks and report here.
 
     Raises:
         UnknownNameError: preset, dataset, method, study or notebook is unknown; nothing has been started then.
+        ClusterError: the cluster cannot be used; nothing has been started then.
     """
     started = time.monotonic()
     sources = [notebooks.find(name) for name in only] if only else notebooks.sources()
     planned = plan(preset, dataset=dataset, seeds=seeds, methods=methods, study=study)
     stored = [job for job in planned if _stored(job.payload)]
     missing = [job for job in planned if job not in stored]
-    summary = Summary(run_jobs(stored, run_one, processes=1) + run_jobs(missing, run_one, processes=jobs))
+    told = run_jobs(stored, run_one, processes=1)
+    summary = Summary(told + run_jobs(missing, run_one, processes=jobs, cluster=cluster))
     if runs_only:
         summary.seconds = time.monotonic() - started
         return summary

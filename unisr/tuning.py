@@ -91,11 +91,16 @@ def tune_all(
     trials: int = 5,
     seed: int = 0,
     jobs: int = 2,
+    cluster: str | None = None,
 ) -> list[Outcome]:
     """`tune` for each of `methods` in processes side by side; runs that a method requires are made first.
 
     Args:
         with_variants: search the variants of the study `SEARCHED` too, where it is a study of one of the methods.
+        cluster: address of a Dask scheduler, whose workers search in place of this machine.
+
+    Raises:
+        ClusterError: the cluster cannot be used.
     """
     bases = [RunConfig(method=name, dataset=dataset, preset=preset, seed=seed) for name in methods]
     needed = {required.method: required for base in bases for required in base.required()}
@@ -105,7 +110,7 @@ def tune_all(
         planned.append(Job(f"{base.method} search", (base, trials, ""), needs))
         if with_variants and base.method == STUDIES[SEARCHED].method:
             planned += [Job(f"{name} search", (base, trials, name), needs) for name in STUDIES[SEARCHED].changes]
-    return run_jobs(planned, _job, processes=jobs)
+    return run_jobs(planned, _job, processes=jobs, cluster=cluster)
 
 
 def _job(payload: tuple[RunConfig, int, str]) -> str:
