@@ -51,8 +51,6 @@ def test_rank_frequency_is_descending() -> None:
     assert list(plot.data[0].y) == [9, 3, 1]
 
 
-def test_lines_and_bars_follow_their_frames() -> None:
-    curves = pd.DataFrame({"series": ["a", "a", "b"], "epoch": [1, 2, 1], "value": [0.1, 0.2, 0.3]})
-    assert [list(t.y) for t in figures.learning_curves(curves, title="t", y="NDCG@5").data] == [[0.1, 0.2], [0.3]]
+def test_bars_follow_their_frame() -> None:
     shares = pd.DataFrame({"event": ["x", "y"] * 2, "view": ["cf"] * 2 + ["semantic"] * 2, "weight": [0.5, 0.5, 1, 0]})
     assert [list(t.x) for t in figures.weights(shares, title="t").data] == [[0.5, 0.5], [1, 0]]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-import pandas as pd
+import numpy as np
 
 from unisr.registry import Card
 from unisr.report import figures, html
@@ -29,14 +29,14 @@ def test_assets_are_written_once_and_repaired(tmp_path: Path) -> None:
 
 
 def test_figure_is_deterministic_and_small() -> None:
-    plot = figures.learning_curves(pd.DataFrame({"series": ["a"], "epoch": [1], "value": [0.5]}), title="t", y="y")
+    plot = figures.rank_frequency(np.array([3, 1]), title="t", x="rank", y="events")
     made = html.figure(plot, "key")
     assert made == html.figure(plot, "key") and 'id="key"' in made
     assert "http" not in re.sub(r'"plotlyServerURL":\s*"[^"]*"', "", made) and len(made) < 20_000
 
 
-def test_table_escapes_all_but_raw_columns() -> None:
-    made = html.table([{"name": "<x>", "files": html.link("a&b.json", "a<b")}], raw=["files"])
+def test_table_escapes_all_but_markup() -> None:
+    made = html.table([{"name": "<x>", "files": html.link("a&b.json", "a<b")}])
     assert "&lt;x&gt;" in made and '<a href="a&amp;b.json">a&lt;b</a>' in made
     assert html.table([]) == "<p class='muted'>none</p>"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +13,7 @@ from unisr import registry
 from unisr.config import PRESETS, RunConfig
 from unisr.data.candidates import KINDS
 from unisr.data.schema import TASK_TITLES
-from unisr.errors import UnisrError
+from unisr.errors import StoreError, UnisrError
 from unisr.paths import results_dir
 from unisr.report import store, tables
 
@@ -42,6 +43,11 @@ class Group:
         return f"{self.dataset} · {self.preset}" + ("" if self.usual else f" · {self.candidates} candidates")
 
     @property
+    def key(self) -> str:
+        """Anchor of this group on the pages of the report."""
+        return anchor(self.title)
+
+    @property
     def usual(self) -> bool:
         """Whether the candidates are those of the papers."""
         return self.candidates == KINDS[0]
@@ -65,17 +71,29 @@ class Group:
         return sorted(p for p in (self.folder / "notebooks").glob("*.ipynb") if ".failed" not in p.name)
 
 
+def anchor(title: str) -> str:
+    """A title as an anchor: letters, digits and dashes."""
+    return re.sub(r"\W+", "-", title)
+
+
 def groups() -> tuple[list[Group], list[str]]:
     """All stored runs, by dataset, the fullest preset first; and why other run folders were left out, a line each."""
     stored: dict[tuple[str, str, str], list[store.Run]] = {}
-    with warnings.catch_warnings(record=True) as left_out:
+    with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        for run in store.runs():
-            config = run.config
-            stored.setdefault((config.dataset, config.preset, config.candidates), []).append(run)
+        runs = store.runs()
+    left_out = [str(warning.message) for warning in caught]
+    for run in runs:
+        config = run.config
+        try:
+            _ = run.losses, run.per_query
+        except StoreError as error:
+            left_out.append(f"run left out: {error}")
+            continue
+        stored.setdefault((config.dataset, config.preset, config.candidates), []).append(run)
     order = sorted(stored, key=lambda key: (key[0], -PRESETS.index(key[1]), KINDS.index(key[2])))
     found = [group(*key, stored[key]) for key in order]
-    return found, [str(warning.message) for warning in left_out]
+    return found, left_out
 
 
 def group(dataset: str, preset: str, candidates: str, runs: list[store.Run]) -> Group:

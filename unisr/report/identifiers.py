@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from html import escape
 
 import numpy as np
 import pandas as pd
@@ -14,7 +15,7 @@ from unisr.analysis.separation import NEIGHBORS, umap
 from unisr.data.sources import office
 from unisr.errors import UnknownNameError
 from unisr.models.identifiers import ItemIds
-from unisr.report.figures import PALETTE, TEMPLATE, figure
+from unisr.report.figures import PALETTE, TEMPLATE, figure, plain
 from unisr.report.widgets import table
 
 ROOT = "catalog"
@@ -42,7 +43,9 @@ def tree(ids: ItemIds, titles: Sequence[str], *, levels: int, title: str) -> go.
         values=np.array([len(members[start]) for start in starts], dtype=np.int32), branchvalues="total",
         hovertemplate="%{label}: %{value} items<br>%{text}<extra></extra>", root={"color": "#eee"},
     )  # fmt: skip
-    return go.Figure(boxes, layout={"template": TEMPLATE, "title": title, "height": 560, "treemapcolorway": PALETTE})
+    layout = {"template": TEMPLATE, "title": plain(title), "height": 560, "treemapcolorway": PALETTE,
+              "uniformtext": {"minsize": 9, "mode": "hide"}}
+    return go.Figure(boxes, layout=layout)
 
 
 def coordinates(vectors: np.ndarray | Tensor, *, seed: int = 0) -> np.ndarray:
@@ -62,7 +65,7 @@ def plane(places: np.ndarray, ids: ItemIds, titles: Sequence[str], *, title: str
         rows = np.flatnonzero(rows)
         plot.add_scatter(
             x=places[rows, 0], y=places[rows, 1], mode="markers", name=name,
-            text=[titles[row + 1] for row in rows], hovertemplate="%{text}<extra></extra>",
+            text=[plain(titles[row + 1]) for row in rows], hovertemplate="%{text}<extra></extra>",
             marker={"size": 6, "color": PALETTE[place] if name != "other codes" else "#cccccc"},
         )  # fmt: skip
     beside = {"orientation": "v", "yref": "paper", "x": 1.02, "xanchor": "left", "y": 1, "yanchor": "top"}
@@ -88,7 +91,7 @@ def relatives(ids: ItemIds, titles: Sequence[str], title: str, *, most: int = 12
         "codes in common": [int(same[item]) for item in order],
     })  # fmt: skip
     caption = f"{title}: id {_key(ids.codes[own].tolist())}"
-    return table(frame, caption=caption) if order else f"<p>{caption}; no item begins alike</p>"
+    return table(frame, caption=caption) if order else f"<p>{escape(caption)}; no item begins alike</p>"
 
 
 def published(dataset: str) -> str:
@@ -101,7 +104,7 @@ def published(dataset: str) -> str:
 
 
 def _some(titles: Sequence[str]) -> str:
-    return "<br>".join([*titles[:SHOWN], *(["…"] if len(titles) > SHOWN else [])])
+    return "<br>".join([*map(plain, titles[:SHOWN]), *(["…"] if len(titles) > SHOWN else [])])
 
 
 def _key(start: Sequence[int]) -> str:

@@ -6,18 +6,22 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from unisr import registry
 from unisr.data.schema import TASK_TITLES
 from unisr.errors import UnisrError
 from unisr.paths import home, results_dir
-from unisr.report import figures, html, notebooks, sections, tables
+from unisr.report import figures, html, method_page, notebooks, sections, tables
 from unisr.report.groups import Group, groups
 
 TITLE = "unisr: search and recommendation, side by side"
+LEAD = """This page is made by <code>unisr report</code> and opens offline. A method's name leads to its page; a number
+leads to the folder of its run, a mean over seeds to the list of its runs. Heads of columns sort; the tooltip of a
+number is its interval."""
 MARKERS = ("<!-- results:begin -->", "<!-- results:end -->")
 
 
 def report(*, readme: bool = False) -> Path:
-    """Write tables, figures and the index from the stored runs; return the index's path.
+    """Write tables, figures, a page per method and the index from the stored runs; return the index's path.
 
     Args:
         readme: also rewrite the results block of the checkout's README.md.
@@ -28,22 +32,24 @@ def report(*, readme: bool = False) -> Path:
     found, left_out = groups()
     script = html.write_assets(results_dir() / "assets")
     for group in found:
-        write_group(group, script)
+        left_out += write_group(group, script)
+    for method in registry.methods().values():
+        method_page.write(method.card, found, script)
     runs = [run for group in found for run in [*group.runs, *group.others]]
-    parts = [*map(sections.results, found), sections.tuning(), sections.methods(), sections.datasets()]
+    parts = [*map(sections.results, found), sections.tuning(), sections.methods(runs), sections.datasets()]
     parts.append(sections.versions(runs))
-    lead = f"<p>{len(runs)} stored runs. This page is made by <code>unisr report</code> and opens offline.</p>"
+    lead = f"<p>{len(runs)} stored runs. {LEAD}</p>"
     if left_out:
-        lead += html.details(f"{len(left_out)} stored runs left out", html.lines(left_out))
+        lead += html.details(f"{len(left_out)} stored runs or notebooks left out", html.lines(left_out))
     index = results_dir() / "index.html"
-    index.write_text(html.page(TITLE, lead, parts, plotly_js=sections.relative(script)), encoding="utf-8")
+    html.write(index, html.page(TITLE, lead, parts, plotly_js=html.address(script, results_dir())))
     if readme:
         write_readme(found, home() / "README.md")
     return index
 
 
-def write_group(group: Group, script: Path) -> None:
-    """Tables as csv, html and md, figures as svg and html, executed notebooks as html."""
+def write_group(group: Group, script: Path) -> list[str]:
+    """Tables as csv, html and md, figures as svg and html, executed notebooks as html; why some were left out."""
     for task, tidy in group.comparisons.items():
         path = group.folder / "tables" / group.file(TASK_TITLES[task])
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -56,8 +62,14 @@ def write_group(group: Group, script: Path) -> None:
         figures.comparison(group.tidy, sections.METRIC).write_html(
             path.with_suffix(".html"), include_plotlyjs=os.path.relpath(script, path.parent), div_id="comparison"
         )
+    damaged = []
     for executed in group.notebooks:
-        notebooks.to_html(executed, script.parent)
+        try:
+            notebooks.to_html(executed, script.parent)
+        except notebooks.NotebookError as error:
+            executed.with_suffix(".html").unlink(missing_ok=True)
+            damaged.append(f"notebook left out: {error}")
+    return damaged
 
 
 def write_readme(found: Sequence[Group], readme: Path) -> None:
