@@ -12,7 +12,7 @@ STAMP := $(VENV)/.installed
 export OMP_NUM_THREADS := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: reproduce report test test-slow test-browser notebooks docs lint clean
+.PHONY: reproduce report test test-slow test-browser test-faults notebooks docs lint clean
 
 reproduce: $(STAMP)
 	$(BIN)/unisr reproduce --preset $(PRESET) --seeds $(SEEDS) --jobs $(JOBS)
@@ -34,6 +34,10 @@ test-slow: $(STAMP)
 test-browser: $(STAMP)
 	$(BIN)/python -m pip install -q -c constraints.txt -e .[browser]
 	$(BIN)/python -m pytest -m browser tests/browser
+
+# The long forms of kills, full disks, damage and generated bad inputs: half an hour of CPU time and more.
+test-faults: $(STAMP)
+	$(BIN)/python -m pytest -n $(JOBS) -m faults tests/faults
 
 # Execute the notebooks in place: renews the stored outputs that nbval compares.
 notebooks: $(STAMP)

@@ -114,8 +114,9 @@ def test_reproduce_and_report_pass_on_their_options(monkeypatch: pytest.MonkeyPa
     monkeypatch.setitem(sys.modules, "unisr.reproduce", fake)
     assert unisr("reproduce", "--preset", "quick", "--only", "00,02", "--seeds", "2", "--jobs", "1").exit_code == 0
     options = {"dataset": "ml-100k", "only": ["00", "02"], "seeds": 2, "jobs": 1, "methods": None, "runs_only": False}
-    assert asked == [("quick", options | {"study": None})]
-    assert unisr("reproduce", "--study", "sensitivity").exit_code == 0 and asked[-1][1]["study"] == "sensitivity"
+    assert asked == [("quick", options | {"study": None, "cluster": None})]
+    assert unisr("reproduce", "--study", "sensitivity", "--cluster", "10.0.0.1:8786").exit_code == 0
+    assert (asked[-1][1]["study"], asked[-1][1]["cluster"]) == ("sensitivity", "10.0.0.1:8786")
     assert "index.html" in unisr("report", "--readme").stdout and asked[-1] is True
     outcome.failures.append("one")
     assert unisr("reproduce").exit_code == 1

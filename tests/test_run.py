@@ -197,6 +197,14 @@ def test_interrupted_run_goes_on_from_its_checkpoint(monkeypatch: pytest.MonkeyP
     assert all(torch.equal(value, expected[name]) for name, value in load_scorer(resumed).state_dict().items())
 
 
+def test_what_a_process_left_that_was_killed_after_storing_is_cleared_away() -> None:
+    made = unisr.run(config("Popularity"))
+    for kind in ("partial", "lock"):
+        left = made.folder.with_name(f"{made.folder.name}.{kind}")
+        left.mkdir() if kind == "partial" else left.touch()
+        assert unisr.run(config("Popularity")).folder == made.folder and not left.exists(), kind
+
+
 def test_checkpoint_of_other_code_is_refused_until_overwritten(monkeypatch: pytest.MonkeyPatch) -> None:
     folder = store.folder_of(config())
     partial = folder.with_name(f"{folder.name}.partial")

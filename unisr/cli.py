@@ -1,4 +1,5 @@
-"""The command `unisr`. Exit codes: 0 done, 1 an error that the message on stderr explains, 2 wrong usage."""
+"""The command `unisr`. Exit codes: 0 done, 1 an error that the message on stderr explains, 2 wrong usage, 130
+interrupted."""
 
 from __future__ import annotations
 
@@ -13,7 +14,7 @@ import typer
 from pydantic import ValidationError
 from typer.core import TyperGroup
 
-from unisr.errors import UnisrError, UnknownNameError
+from unisr.errors import UnisrError, UnknownNameError, told
 
 if TYPE_CHECKING:
     from unisr.config import RunConfig
@@ -32,6 +33,14 @@ class _Commands(TyperGroup):
         except ValidationError as error:
             typer.echo("\n".join(f"error: {line}" for line in _problems(error)), err=True)
             raise typer.Exit(2) from error
+        except KeyboardInterrupt:
+            typer.echo("interrupted; the same command goes on from what is stored", err=True)
+            raise typer.Exit(130) from None
+        except Exception as error:
+            if (message := told(error)) is None:
+                raise
+            typer.echo(f"error: {message}", err=True)
+            raise typer.Exit(1) from error
 
 
 app = typer.Typer(
@@ -55,6 +64,10 @@ BenchName = _choices("BenchName", ("data", "raw", "ranking", "layouts", "decodin
 Json = Annotated[bool, typer.Option("--json", help="Machine-readable: one JSON value on the last line.")]
 Data = Annotated[str, typer.Option("--data", "-d", help="Dataset (see `unisr datasets`).")]
 PresetOption = Annotated[PresetName, typer.Option("--preset", "-p", help="How much is trained.")]
+Jobs = Annotated[int, typer.Option(min=1, help="Processes side by side on this machine.")]
+Cluster = Annotated[
+    str | None, typer.Option(metavar="ADDRESS", help="A Dask scheduler, as 10.0.0.1:8786; its workers train.")
+]
 
 
 @app.command()
@@ -149,7 +162,8 @@ def reproduce(
     only: Annotated[str | None, typer.Option(help="Notebooks by number or name, as 00,02; default all.")] = None,
     methods: Annotated[str | None, typer.Option(help="Methods by name, with commas; default all.")] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Runs per method, with seeds 0, 1, …")] = 1,
-    jobs: Annotated[int, typer.Option(min=1, help="Processes side by side.")] = 2,
+    jobs: Jobs = 2,
+    cluster: Cluster = None,
     runs_only: Annotated[bool, typer.Option("--runs-only", help="Leave out notebooks and report.")] = False,
     study: Annotated[
         str | None, typer.Option(help="The runs of one study alone: ablation, sensitivity, identifiers, aggregators.")
@@ -160,7 +174,7 @@ def reproduce(
 
     summary = work(
         preset.value, dataset=data, only=only.split(",") if only else None, seeds=seeds, jobs=jobs,
-        methods=methods.split(",") if methods else None, runs_only=runs_only, study=study,
+        methods=methods.split(",") if methods else None, runs_only=runs_only, study=study, cluster=cluster,
     )  # fmt: skip
     typer.echo(str(summary))
     if summary.failures:
@@ -175,14 +189,15 @@ def tune(
     trials: Annotated[int, typer.Option(min=1, help="Trainings per method, the preset's own settings first.")] = 5,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     variants: Annotated[bool, typer.Option("--variants", help="GEMS' comparators too, each on its own.")] = False,
-    jobs: Annotated[int, typer.Option(min=1, help="Processes side by side.")] = 2,
+    jobs: Jobs = 2,
+    cluster: Cluster = None,
 ) -> None:
     """Search learning rate, weight decay and dropout on validation, with one space and budget for every method."""
     from unisr.tuning import trainable, tune_all
 
     outcomes = tune_all(
         methods or trainable(), with_variants=variants, dataset=data, preset=preset.value, trials=trials, seed=seed,
-        jobs=jobs,
+        jobs=jobs, cluster=cluster,
     )  # fmt: skip
     if any(outcome.failed for outcome in outcomes):
         raise typer.Exit(1)

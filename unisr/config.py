@@ -16,6 +16,8 @@ from pydantic import (
     model_validator,
 )
 
+from unisr.errors import ConfigError, UnknownNameError
+
 PROTOCOL_VERSION = 1
 """Part of every config id: raised when data, candidates or evaluation change results."""
 
@@ -29,9 +31,9 @@ QUICK_USERS = 200
 
 
 class Settings(BaseModel):
-    """Base of all settings: immutable, and an unknown field is an error."""
+    """Base of all settings: immutable, and an unknown field is an error, as is an infinite number."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 def later(default: Any, **bounds: Any) -> Any:
@@ -161,8 +163,9 @@ class RunConfig(Settings):
     def _complete(cls, values: Any) -> Any:
         from unisr import registry
         from unisr.data import sources
-        from unisr.errors import ConfigError, UnknownNameError
 
+        if not isinstance(values, dict):
+            raise ConfigError(f"a config has fields by name; got {values!r:.80}")
         values = dict(values)
         method = registry.method(values.get("method", ""))
         values["method"] = method.card.name
@@ -220,6 +223,8 @@ def _overlay(kind: type[S], base: S, given: Any) -> S:
     """`base` with the fields of `given` (a settings object, or a dictionary that is partial at any depth) over it."""
     if isinstance(given, Settings):
         return kind.model_validate(given.model_dump())
+    if not isinstance(given, dict | None):
+        raise ConfigError(f"{kind.__name__}: settings are fields by name, not {given!r:.80}")
     return kind.model_validate(_laid(base, given or {}))
 
 

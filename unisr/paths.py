@@ -7,10 +7,16 @@
 from __future__ import annotations
 
 import os
+import shutil
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from glob import escape
 from pathlib import Path
 from uuid import uuid4
+
+STALE = 3600.0
+"""Seconds after which a draft is taken for what a killed process left."""
 
 
 def home() -> Path:
@@ -43,10 +49,22 @@ def notebooks_dir() -> Path:
     return Path(__file__).resolve().parent.parent / "notebooks"
 
 
+def sweep(draft: Path) -> None:
+    """Remove a draft, file or folder, that is older than `STALE`."""
+    with suppress(FileNotFoundError):
+        if time.time() - draft.stat().st_mtime > STALE:
+            shutil.rmtree(draft, ignore_errors=True) if draft.is_dir() else draft.unlink()
+
+
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """A draft beside `path` to write into; it takes the place of `path` at the end, or is gone after an error."""
+    """A draft beside `path` to write into; it takes the place of `path` at the end, or is gone after an error.
+
+    After a kill it may stay, which a later call for the same file removes.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
+    for left in path.parent.glob(f".{escape(path.stem[:32])}-????????{path.suffix}"):
+        sweep(left)
     draft = path.with_name(f".{path.stem[:32]}-{uuid4().hex[:8]}{path.suffix}")
     try:
         yield draft

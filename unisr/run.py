@@ -11,9 +11,10 @@ import shutil
 import sys
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Literal, get_args
 
 import pandas as pd
@@ -31,7 +32,7 @@ from unisr.data.schema import Dataset, Split
 from unisr.data.text_vectors import text_vectors
 from unisr.errors import ConfigError, StoreError
 from unisr.evaluation import METRICS, evaluate, summary
-from unisr.lock import exclusive
+from unisr.lock import exclusive, locked
 from unisr.models.base import Scorer, Tables, build
 from unisr.progress import progress
 from unisr.report import store
@@ -68,9 +69,10 @@ def run(config: RunConfig, *, mode: Mode = "reuse", device: str | None = None) -
     if mode not in get_args(Mode):
         raise ConfigError(f"mode {mode!r} is unknown; allowed: {', '.join(get_args(Mode))}")
     device = choose_device(device)
-    if mode != "overwrite" and (stored := store.find(config)):
-        return stored
     folder = store.folder_of(config)
+    if mode != "overwrite" and (stored := store.find(config)):
+        _tidy(folder)
+        return stored
     if mode == "only-cached":
         raise StoreError(f"{folder}: no stored run; make it with mode='reuse', or `unisr run {config.method} …`")
     with nullcontext() if launched_together() else exclusive(folder.with_name(f"{folder.name}.lock")):
@@ -79,6 +81,16 @@ def run(config: RunConfig, *, mode: Mode = "reuse", device: str | None = None) -
         if config.candidates != VALIDATED_ON:
             return _rank_again(config, device)
         return _make(config, device, fresh=mode == "overwrite")
+
+
+def _tidy(folder: Path) -> None:
+    """Remove the checkpoints and the lock of a process that was killed when it had stored the run already."""
+    lock, checkpoints = (folder.with_name(f"{folder.name}.{kind}") for kind in ("lock", "partial"))
+    if not (lock.exists() or checkpoints.exists()) or (lock.exists() and locked(lock)):
+        return
+    # Where nothing may be written they can stay: nothing reads them.
+    with suppress(OSError), exclusive(lock):
+        shutil.rmtree(checkpoints, ignore_errors=True)
 
 
 def trained_by(config: RunConfig) -> RunConfig:

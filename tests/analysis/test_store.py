@@ -57,10 +57,13 @@ def test_damage_is_named(results: Path, configs: list[RunConfig]) -> None:
     (folder,) = (results / "analysis" / "synthetic" / "quick").iterdir()
     whole = (folder / "table.parquet").read_bytes()
     (folder / "table.parquet").write_bytes(whole[:-9])
-    with pytest.raises(StoreError, match="cannot be read"):
+    with pytest.raises(StoreError, match="table.parquet: is not what SHA256SUMS"):
         kept("mine", Asked(), configs, never)
     (folder / "table.parquet").write_bytes(whole)
     (folder / "analysis.json").write_text("{}")
+    with pytest.raises(StoreError, match="analysis.json: is not what SHA256SUMS"):
+        kept("mine", Asked(), configs, never)
+    (folder / "SHA256SUMS").unlink()
     with pytest.raises(StoreError, match="edited or moved"):
         kept("mine", Asked(), configs, never)
     (folder / "environment.json").unlink()

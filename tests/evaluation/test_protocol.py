@@ -149,3 +149,48 @@ def test_protocol_line() -> None:
                  "leaks the target", "expected rank under ties", "preset quick", "2 seeds (0, 2)", "device cpu"):
         assert part in line
     assert "1 seed (0)" in describe_protocol(config, {}, seeds=[0], device="cpu")
+
+
+class Hungry(ById):
+    """Takes memory for a row that the machine has for `room` rows only."""
+
+    def __init__(self, room: int) -> None:
+        super().__init__()
+        self.room, self.asked = room, []
+
+    def score(self, batch: Batch) -> Tensor:
+        self.asked.append(len(batch))
+        if len(batch) > self.room:
+            torch.empty(len(batch), 1 << 50)
+        return super().score(batch)
+
+    score_catalog = score
+
+
+def queries(count: int) -> tuple[Batch, np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(count)
+    return batch(rng.integers(1, 9, (count, 5)).tolist()), np.arange(count), rng.integers(0, 5, count)
+
+
+@pytest.mark.parametrize("full", [False, True])
+def test_too_little_memory_ranks_fewer_at_once_with_a_warning_and_the_same_results(full: bool) -> None:
+    batches = {"rec": [queries(21), queries(9)]}
+    expected, hungry = evaluate(Hungry(99), batches, full=full), Hungry(3)
+    with pytest.warns(UserWarning, match="out of memory with 21 queries at once; ranking 10") as told:
+        found = evaluate(hungry, batches, full=full)
+    assert found.equals(expected) and len(told) == 3
+    assert hungry.asked == [21, 10, 5, *[2] * 10, 1, *[2] * 4, 1], "what was too much is not tried again"
+
+
+def test_too_little_memory_for_one_query_is_an_error_with_a_remedy() -> None:
+    with pytest.warns(UserWarning), pytest.raises(EvaluationError, match="single query; rank fewer candidates"):
+        evaluate(Hungry(0), {"rec": [queries(4)]})
+
+
+def test_other_errors_of_a_scorer_are_not_taken_for_too_little_memory() -> None:
+    class Broken(ById):
+        def score(self, batch: Batch) -> Tensor:
+            raise RuntimeError("shapes do not fit")
+
+    with pytest.raises(RuntimeError, match="shapes do not fit"):
+        evaluate(Broken(), {"rec": [queries(4)]})

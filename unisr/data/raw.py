@@ -7,7 +7,6 @@ in a damaged archive cannot be counted, so such a file is refused whole. Line nu
 
 from __future__ import annotations
 
-import gzip
 import logging
 import os
 import zlib
@@ -17,6 +16,7 @@ from pathlib import Path
 
 import polars as pl
 
+from unisr.data.download import pieces_of
 from unisr.errors import DataError
 
 LIMIT = 0.01
@@ -121,20 +121,19 @@ def blocks(malformed: Malformed) -> Iterator[tuple[int, bytes]]:
     A line longer than a block is cut, so its pieces fail to parse.
 
     Raises:
-        DataError: the file cannot be read, or the archive is cut short or damaged; the message names the last
-            whole line.
+        DataError: the file cannot be read, or the archive is cut short or damaged (the message names the last whole
+            line), or it expands too much.
     """
     path, pieces, size = malformed.path, [], 0
     try:
-        with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as file:
-            while piece := file.read1(BLOCK):
-                pieces.append(piece)
-                size += len(piece)
-                if size < BLOCK:
-                    continue
-                block, newline, rest = b"".join(pieces).rpartition(b"\n")
-                yield _counted(malformed, block + newline if newline else rest)
-                pieces, size = ([rest], len(rest)) if newline else ([], 0)
+        for piece in pieces_of(path, BLOCK):
+            pieces.append(piece)
+            size += len(piece)
+            if size < BLOCK:
+                continue
+            block, newline, rest = b"".join(pieces).rpartition(b"\n")
+            yield _counted(malformed, block + newline if newline else rest)
+            pieces, size = ([rest], len(rest)) if newline else ([], 0)
     except (EOFError, zlib.error, OSError) as reason:
         whole = malformed.lines + b"".join(pieces).count(b"\n")
         raise DataError(f"{path}: after line {whole}: {reason}; get the file again") from None

@@ -15,6 +15,10 @@ from unisr.data.raw import MAX_LINE, Malformed, blocks
 
 DOUBTFUL = r"^(\[|\{|(true|false|)$)"
 """Texts that may have been another type before the columnar reader took them for text."""
+HALVES = re.compile(
+    rb"\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])|(?<!\\u[dD][89abAB][0-9a-fA-F]{2})\\u[dD][c-fC-F]"
+)
+"""Half of a character, which the columnar reader takes for another one."""
 
 
 def parse_literal(text: str) -> Any:
@@ -40,7 +44,8 @@ def literal_lines(
     """(line number, dictionary) of each line that is a Python literal, of the lines that are `wanted`.
 
     wanted: looks at the raw line; other lines are neither parsed nor checked.
-    without: text to cut out before parsing, which is most of the cost; a line that it breaks is parsed whole.
+    without: text to cut out before parsing, which is most of the cost; a line that it breaks, or that has a double
+    quote, is parsed whole. It must hold a single quote, which stands in a text between single ones only as \\'.
     """
     for first, block in blocks(malformed):
         for number, line in enumerate(block.removesuffix(b"\n").split(b"\n"), start=first):
@@ -50,7 +55,8 @@ def literal_lines(
             try:
                 text = line.decode()
                 try:
-                    value = parse_literal(without.sub("", text))
+                    # In a text between double quotes the pattern may be a part of the text.
+                    value = parse_literal(text if '"' in text else without.sub("", text))
                 except ValueError:
                     value = parse_literal(text)
             except ValueError as reason:
@@ -87,6 +93,9 @@ def _clean_block(first: int, block: bytes, schema: dict[str, Any], known: Collec
     lines = block.removesuffix(b"\n").count(b"\n") + 1
     if len(table) != lines or not {*table.columns} <= {*schema, *known}:
         return None
+    # Of a name that an object has twice the reader takes one value and does not tell.
+    if any(block.count(f'"{name}":'.encode()) != lines for name in schema) or HALVES.search(block):
+        return None
     if {name: table.schema.get(name) for name in schema} != schema:
         return None
     doubtful = [(pl.col(n) < 0) if k == pl.Int64 else pl.col(n).str.contains(DOUBTFUL) for n, k in schema.items()]
@@ -107,7 +116,7 @@ def _checked_block(
     rows = []
     for number, line in enumerate(block.removesuffix(b"\n").split(b"\n"), start=first):
         try:
-            value = json.loads(line.decode())
+            value = json.loads(line.decode(), object_pairs_hook=_once)
         except (ValueError, RecursionError) as reason:
             malformed.add(_unreadable(line, reason, "no JSON"), [number])
             continue
@@ -120,6 +129,14 @@ def _checked_block(
     return pl.DataFrame(rows, schema={**schema, "line": pl.UInt32}, orient="row")
 
 
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The object of these names and values; one name twice is an error."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a name stands twice")
+    return found
+
+
 def _flaw(value: Any, needed: dict[str, type]) -> str:
     """What is wrong with the object of a line; empty if nothing is."""
     if not isinstance(value, dict):
@@ -130,9 +147,20 @@ def _flaw(value: Any, needed: dict[str, type]) -> str:
         # The columnar reader takes numbers for texts too.
         if type(value[name]) not in ((int,) if kind is int else (str, int, float)):
             return f"wrong type of {name}"
+        if type(value[name]) is str and not value[name].isascii() and not _is_unicode(value[name]):
+            return f"{name} not UTF-8"
         if kind is int and not 0 <= value[name] < 1 << 63:
             return f"negative {name}" if value[name] < 0 else f"wrong type of {name}"
     return ""
+
+
+def _is_unicode(text: str) -> bool:
+    """Whether a text is one: JSON can spell halves of characters, which no file can hold."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _unreadable(line: bytes, reason: Exception, otherwise: str) -> str:

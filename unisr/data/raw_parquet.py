@@ -12,10 +12,16 @@ from unisr.errors import DataError
 MILLISECONDS_FROM = 10**11
 
 
+def whole(number: pl.Expr) -> pl.Expr:
+    """Whole numbers of any type as int64, null for anything else: a cast alone makes 0 of 0.5."""
+    value = number.cast(pl.Float64, strict=False)
+    return pl.when(value == value.floor()).then(number.cast(pl.Int64, strict=False))
+
+
 def seconds(time: pl.Expr) -> pl.Expr:
     """Unix seconds of times, int64; those of at least `MILLISECONDS_FROM` are in milliseconds."""
-    whole = time.cast(pl.Int64, strict=False)
-    return pl.when(whole >= MILLISECONDS_FROM).then(whole // 1000).otherwise(whole)
+    time = whole(time)
+    return pl.when(time >= MILLISECONDS_FROM).then(time // 1000).otherwise(time)
 
 
 def parquet_rows(
@@ -40,7 +46,8 @@ def parquet_rows(
         malformed.lines = scan.select(pl.len()).collect().item()
         rows = scan if wanted is None else scan.filter(wanted)
         return rows.select("line", **columns).collect(engine="streaming")
-    except (pl.exceptions.PolarsError, OSError) as reason:
+    # polars panics where a damaged page breaks a rule that it relies on.
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as reason:
         raise DataError(f"{malformed.path}: {str(reason).splitlines()[0]}; get the file again") from None
 
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
 
 from unisr.data import download
 from unisr.data.corpus import words_of
@@ -82,7 +82,10 @@ def _state(encoder: str) -> list[tuple[str, int, int]]:
 
 
 def _read(path: Path, rows: int) -> np.ndarray:
-    vectors = load_file(path)["vectors"]
+    with safe_open(path, "np") as file:
+        vectors, digest = file.get_tensor("vectors"), (file.metadata() or {}).get("sha256")
+    if digest != _digest(vectors):
+        raise ValueError("the vectors are not those that were stored")
     if vectors.ndim != 2 or len(vectors) != rows or vectors.dtype != np.float32 or not np.isfinite(vectors).all():
         raise ValueError(f"holds {vectors.dtype} {vectors.shape}, expected {rows} finite float32 rows")
     return vectors
@@ -90,7 +93,11 @@ def _read(path: Path, rows: int) -> np.ndarray:
 
 def _write(path: Path, vectors: np.ndarray) -> None:
     with whole_file(path) as draft:
-        save_file({"vectors": vectors}, draft)
+        save_file({"vectors": vectors}, draft, metadata={"sha256": _digest(vectors)})
+
+
+def _digest(vectors: np.ndarray) -> str:
+    return hashlib.sha256(vectors.tobytes()).hexdigest()
 
 
 def _lsa(texts: Sequence[str]) -> np.ndarray:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,7 +14,7 @@ from torch import Tensor
 
 from unisr.config import RunConfig
 from unisr.data.batches import Batch
-from unisr.errors import UnisrError
+from unisr.errors import UnisrError, out_of_memory
 from unisr.evaluation.ranks import RankError, expected_rank
 from unisr.models.modes import evaluating
 
@@ -48,19 +50,56 @@ def evaluate(
         full: rank by `score_catalog`; the loaders' candidates are a column per item, 0 where it is no candidate.
         progress: wraps the batches of one task, given a description (`unisr.progress.progress` fits).
 
+    A batch for which memory does not suffice is ranked in halves, and those after it too, with a warning.
+
     Raises:
-        EvaluationError: scores that are not fp32 [B, C], or a task without queries.
+        EvaluationError: scores that are not fp32 [B, C], a task without queries, or no memory for a single query.
         RankError: a score is NaN; the message names method, task and event.
     """
-    parts = []
+    parts, portions = [], _Portions()
     with evaluating(scorer), torch.inference_mode():
         for task, loader in loaders.items():
             batches = progress(loader, f"rank {task}") if progress else loader
-            ranked = [_ranked(scorer, task, *batch, device=device, full=full) for batch in batches]
+            rank = partial(_ranked, scorer, task, device=device, full=full)
+            ranked = [part for batch in batches for part in portions.rank(rank, *batch)]
             if not ranked:
                 raise EvaluationError(f"no query to rank for task {task!r}; use more users or another split")
             parts.extend(ranked)
     return pd.concat(parts, ignore_index=True)
+
+
+class _Portions:
+    """Queries ranked at once: a whole batch, and after each lack of memory half as many."""
+
+    most: int | None = None
+
+    def rank(
+        self, ranked: Callable[..., pd.DataFrame], batch: Batch, rows: np.ndarray, positive: np.ndarray
+    ) -> list[pd.DataFrame]:
+        """The tables that `ranked` makes of parts of a batch, in order."""
+        tables, done = [], 0
+        while done < len(batch):
+            part = slice(done, min(done + (self.most or len(batch)), len(batch)))
+            try:
+                tables.append(ranked(batch.select(part), rows[part], positive[part]))
+                done = part.stop
+            except (RuntimeError, MemoryError) as error:
+                if not out_of_memory(error):
+                    raise
+                self._halve(part.stop - part.start, error)
+        return tables
+
+    def _halve(self, size: int, error: BaseException) -> None:
+        if size == 1:
+            raise EvaluationError(
+                "out of memory with a single query; rank fewer candidates (--candidates uniform), use a smaller model, "
+                "or a machine or device with more memory"
+            ) from error
+        self.most = size // 2
+        warnings.warn(f"out of memory with {size} queries at once; ranking {self.most} (training.evaluation_batch sets "
+                      "it)", stacklevel=2)  # fmt: skip
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
 
 
 def _ranked(

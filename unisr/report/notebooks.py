@@ -59,7 +59,7 @@ def parameters(notebook: NotebookNode | Path) -> dict[str, Any]:
         ConfigError: the second cell is not the one tagged cell, or holds anything but annotated scalars.
     """
     name = notebook.name if isinstance(notebook, Path) else "notebook"
-    cells = (nbformat.read(notebook, as_version=4) if isinstance(notebook, Path) else notebook).cells
+    cells = (_read(notebook) if isinstance(notebook, Path) else notebook).cells
     tagged = [i for i, cell in enumerate(cells) if TAG in cell.metadata.get("tags", [])]
     if tagged != [1] or cells[1].cell_type != "code":
         raise ConfigError(f"{name}: cells tagged {TAG!r}: {tagged}; tag exactly one code cell, the second (index 1)")
@@ -119,6 +119,22 @@ def execute(notebook: Path | str, given: Mapping[str, Any] | None = None, output
     return output
 
 
+def _read(path: Path) -> NotebookNode:
+    """A notebook of a file.
+
+    Raises:
+        NotebookError: it is damaged.
+    """
+    try:
+        return nbformat.read(path, as_version=4)
+    # nbformat raises what the part that is wrong makes it raise.
+    except Exception as error:
+        raise NotebookError(
+            f"{path}: no notebook ({type(error).__name__}: {str(error)[:80]}); execute it again, or get the source "
+            "back from the repository"
+        ) from error
+
+
 def folder(values: Mapping[str, Any]) -> Path:
     """Where executed notebooks of these parameters go."""
     return results_dir() / str(values.get("dataset", "any")) / str(values.get("preset", "quick")) / "notebooks"
@@ -132,7 +148,7 @@ def to_html(executed: Path, assets: Path) -> Path:
     """
     from nbconvert import HTMLExporter
 
-    nb = nbformat.read(executed, as_version=4)
+    nb = _read(executed)
     nb.metadata.pop("widgets", None)
     for cell in nb.cells:
         if cell.cell_type == "code":

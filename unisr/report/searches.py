@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import pydantic
 from pydantic import Field
 
 from unisr import registry
@@ -79,15 +79,24 @@ def find(dataset: str, method: str, variant: str = "") -> Search | None:
     if not path.exists():
         return None
     try:
-        return Search.model_validate_json(path.read_text(encoding="utf-8"))
-    except (OSError, pydantic.ValidationError) as error:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        digest = stored.pop("sha256", None)
+        if digest not in (None, _digest(stored)):
+            raise ValueError("it is not what its sha256 says")
+        return Search.model_validate(stored)
+    except (OSError, ValueError, AttributeError, TypeError) as error:
         raise StoreError(f"{path}: no search ({error}); delete the file and tune again") from error
 
 
 def save(search: Search) -> None:
     """Store the search whole, in place of an older one."""
     with whole_file(path_of(search.dataset, search.method, search.variant)) as draft:
-        draft.write_text(json.dumps(search.model_dump(mode="json"), indent=2) + "\n", encoding="utf-8")
+        stored = search.model_dump(mode="json")
+        draft.write_text(json.dumps({"sha256": _digest(stored), **stored}, indent=2) + "\n", encoding="utf-8")
+
+
+def _digest(stored: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(stored, sort_keys=True).encode()).hexdigest()
 
 
 def summary(dataset: str) -> pd.DataFrame:

@@ -39,6 +39,7 @@ from unisr.evaluation.protocol import COLUMNS, SIZE
 from unisr.paths import results_dir
 from unisr.report.environment import Environment
 from unisr.report.folders import whole_folder
+from unisr.seals import SUMS, damaged
 
 NAME = re.compile(r"(?P<method>[^/]+)-s(?P<seed>\d+)-(?P<id>[0-9a-f]{12})")
 FILES = ("config.json", "environment.json", "metrics.json", "losses.parquet", "per_query.parquet")
@@ -149,6 +150,8 @@ class Run:
         """Copy the stored weights into a model built from `config`."""
         if self.checkpoint is None:
             raise StoreError(f"{self.folder / WEIGHTS}: no weights are stored; train them with mode='overwrite'")
+        if damaged(self.folder, [WEIGHTS]):
+            raise StoreError(f"{self.checkpoint}: is not what {SUMS} beside it says; {REMEDY}")
         try:
             load_model(model, self.checkpoint)
         except (RuntimeError, SafetensorError) as error:
@@ -182,7 +185,10 @@ def load(folder: Path) -> Run:
     if missing := [name for name in FILES if not (folder / name).exists()]:
         raise StoreError(f"{folder}: lacks {', '.join(missing)}; {REMEDY}")
     run = Run(folder)
-    _ = run.config, run.environment, run.metrics, run.cost
+    _ = run.config
+    if wrong := damaged(folder, FILES):
+        raise StoreError(f"{folder / wrong[0]}: is not what {SUMS} beside it says; {REMEDY}")
+    _ = run.environment, run.metrics, run.cost
     for name, needed in (("losses.parquet", ()), ("per_query.parquet", COLUMNS)):
         with _damage(folder / name):
             columns = pq.read_schema(folder / name).names

@@ -5,12 +5,14 @@
       best.safetensors      the same after the best epoch so far (only with validation)
       optimizer.pt          optimiser state and the state of every random generator (tensors, read with weights_only)
       state.json            owner, position, schedule and early-stopping state, log
+      SHA256SUMS            of these files
 
 Loaders are pure functions of (seed, epoch), so the number of finished epochs is the whole data position.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -25,6 +27,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from unisr.errors import StoreError
+from unisr.seals import SUMS, damaged, seal
 from unisr.training.schedules import Watch
 
 SOURCES = ("config.py", "random.py", "data", "models", "training", "evaluation")
@@ -93,8 +96,13 @@ def save(folder: Path, owner: str, checkpoint: Checkpoint) -> None:
     if checkpoint.best is not None:
         save_file(checkpoint.best, temporary / "best.safetensors")
     state = {"optimizer": checkpoint.optimizer, "generators": checkpoint.generators}
-    torch.save(state, temporary / "optimizer.pt")
+    try:
+        torch.save(state, temporary / "optimizer.pt")
+    except RuntimeError as error:
+        # torch does not tell what the system said.
+        raise OSError(errno.EIO, f"cannot be written ({error})", str(temporary / "optimizer.pt")) from error
     (temporary / "state.json").write_text(json.dumps({"owner": owner, **asdict(checkpoint.position)}))
+    seal(temporary)
     final = folder / f"epoch-{checkpoint.position.epoch:04d}"
     os.rename(temporary, final)
     for old in _epochs(folder):
@@ -106,11 +114,16 @@ def load(folder: Path, owner: str) -> Checkpoint | None:
     """The latest checkpoint in `folder`, or None where there is none.
 
     Raises:
-        StoreError: it belongs to another config or other code.
+        StoreError: it belongs to another config or other code, or it is damaged.
     """
     if not (found := _epochs(folder)):
         return None
     latest = found[-1]
+    if wrong := [SUMS] if not (latest / SUMS).exists() else damaged(latest):
+        raise StoreError(
+            f"{latest / wrong[0]}: the checkpoint is damaged; delete {folder}, or run with mode overwrite, to train "
+            "from the start"
+        )
     state = json.loads((latest / "state.json").read_text())
     if (other := state.pop("owner")) != owner:
         raise StoreError(

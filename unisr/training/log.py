@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import pandas as pd
 import torch
 from torch import Tensor
 
+from unisr.data.batches import Batch, SequenceBatch
 from unisr.errors import UnisrError
 
 FLUSH_STEPS = 50
 """Batches between two transfers to the host: each one waits for the device."""
+SHOWN = 8
+"""Ids of a batch that an error names."""
 
 
 @dataclass
@@ -47,6 +52,8 @@ class Meter:
     """Means of the loss terms and of the gradient norm over an epoch, each over the batches that have it."""
 
     epoch: int
+    ids: Callable[[int], str] = lambda step: ""
+    """Says which users and items the batch of a step has."""
     examples: int = 0
     step: int = 0
     sums: dict[str, float] = field(default_factory=lambda: defaultdict(float))
@@ -65,6 +72,16 @@ class Meter:
     def add_norm(self, norm: Tensor) -> None:
         """Take the gradient norm of the optimiser step that the latest batch ended."""
         self.waiting.append((self.step, {"gradient_norm": norm.detach()}))
+
+    def pool(self, gather: Callable[[list[Any]], list[Any]]) -> None:
+        """Take in what the other processes counted; `gather` makes a list of this process's value one of all."""
+        self._flush()
+        every = gather([(dict(self.sums), dict(self.counts), self.examples)])
+        sums, counts, examples = zip(*every, strict=True)
+        names = dict.fromkeys(name for own in sums for name in own)
+        self.sums.update({name: sum(own.get(name, 0.0) for own in sums) for name in names})
+        self.counts.update({name: sum(own.get(name, 0) for own in counts) for name in names})
+        self.examples = sum(examples)
 
     def means(self) -> dict[str, float]:
         """The means by name."""
@@ -86,6 +103,17 @@ class Meter:
             if not all(map(math.isfinite, terms.values())):
                 found = ", ".join(f"{k} = {v:.4g}" for k, v in terms.items())
                 raise UnisrError(
-                    f"training diverged at epoch {self.epoch}, batch {step}: {found}; lower training.learning_rate, "
-                    "or set training.clip_norm and training.warmup_steps"
+                    f"training diverged at epoch {self.epoch}, batch {step}: {found}{self.ids(step)}; lower "
+                    "training.learning_rate, or set training.clip_norm and training.warmup_steps"
                 )
+
+
+def ids_of(batch: Batch | SequenceBatch) -> str:
+    """Such as " (users 3, 8; items 5, 6, 9)": the first of a batch's users and targets, and how many there are."""
+    targets = batch.targets if isinstance(batch, SequenceBatch) else batch.candidates[batch.labels > 0]
+    parts = []
+    for name, ids in (("users", batch.user), ("items", targets[targets > 0])):
+        found = ids.unique().tolist()
+        more = f", … {len(found)} in all" if len(found) > SHOWN else ""
+        parts.append(f"{name} {', '.join(map(str, found[:SHOWN]))}{more}")
+    return f" ({'; '.join(parts)})"

@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 from unisr.config import TrainConfig
 from unisr.data.batches import Batch, SequenceBatch
-from unisr.errors import ConfigError
+from unisr.errors import ConfigError, UnisrError, out_of_memory
 from unisr.models.base import Scorer
 from unisr.progress import progress, tell_epochs
 from unisr.random import seed_from
@@ -34,7 +34,7 @@ from unisr.training import checkpoint
 from unisr.training.aggregation import Aggregation
 from unisr.training.checkpoint import Checkpoint, Position
 from unisr.training.gems import GEMS
-from unisr.training.log import Meter, TrainLog
+from unisr.training.log import Meter, TrainLog, ids_of
 from unisr.training.row_adam import RowAdamW, clip_norm, sparse_tables
 from unisr.training.schedules import learning_rate
 from unisr.training.task_passes import TaskPasses, covered_weights, find_projectors
@@ -84,7 +84,7 @@ def train(
 
     Several processes (`accelerate launch`): process i of n takes batches i, i + n, … of each epoch, the last
     `steps mod n` batches are left out, gradients are averaged, and the main process alone validates and writes.
-    The losses in the log are then those of the main process's batches.
+    A step is that of one process with n times the accumulation, and the log tells the means over all batches.
 
     Args:
         checkpoints: folder for the checkpoint of each epoch; a training found there is resumed.
@@ -93,7 +93,8 @@ def train(
         on_epoch: called with each finished epoch's log row.
 
     Raises:
-        UnisrError: a loss or the gradient norm is not finite; names epoch, step and the terms.
+        UnisrError: a loss or the gradient norm is not finite; names epoch, step, the terms, and users and items of the
+            batch. Or memory does not suffice. The checkpoint of the epoch before stays.
         StoreError: the checkpoint found has another owner.
         ConfigError: a setting cannot work here.
     """
@@ -108,7 +109,8 @@ def train(
         with progress(config.epochs * trainer.batches, scorer.card.name, show=trainer.main) as bar:
             bar.update(trainer.at.epoch * trainer.batches)
             while trainer.at.epoch < config.epochs and trainer.at.watch.stale < config.patience:
-                row = trainer.epoch(bar, validate)
+                with _memory(scorer, config, trainer.at):
+                    row = trainer.epoch(bar, validate)
                 if checkpoints:
                     trainer.save(checkpoints, owner)
                 tell_epochs(scorer.card.name, trainer.at.rows)
@@ -150,19 +152,13 @@ class _Trainer:
         if self.aggregation:
             self.aggregation.start_epoch()
         number, first_step = self.at.epoch + 1, self.at.step
-        meter = Meter(number)
-        accelerator = self.accelerator
-        mine = islice(
-            self.loader.epoch(self.at.epoch),
-            accelerator.process_index,
-            self.batches * accelerator.num_processes,
-            accelerator.num_processes,
-        )
-        for window in _windows(mine, self.config.accumulation):
+        meter = Meter(number, self._ids)
+        for window in _windows(self._mine(), self.config.accumulation):
             self._step(window, meter)
             bar.update(len(window))
+        meter.pool(gather_object)
         row = {"epoch": number, **meter.means(), "learning_rate": self.optimizer.param_groups[0]["lr"]}
-        row |= {"steps": self.at.step - first_step, "examples": meter.examples * accelerator.num_processes}
+        row |= {"steps": self.at.step - first_step, "examples": meter.examples}
         row["seconds"] = time.perf_counter() - started
         row["examples_per_second"] = row["examples"] / row["seconds"]
         if validate:
@@ -172,6 +168,15 @@ class _Trainer:
         self.at.epoch = number
         self.at.rows.append(row)
         return row
+
+    def _mine(self) -> Iterator[Batch | SequenceBatch]:
+        """This process's batches of the epoch."""
+        count = self.accelerator.num_processes
+        return islice(self.loader.epoch(self.at.epoch), self.accelerator.process_index, self.batches * count, count)
+
+    def _ids(self, step: int) -> str:
+        """Users and targets of batch `step` (from 1) of the epoch, which the loader makes again."""
+        return ids_of(next(islice(self._mine(), step - 1, None)))
 
     def _step(self, window: list[Batch | SequenceBatch], meter: Meter) -> None:
         """One optimiser step on the mean loss of the batches in `window`."""
@@ -277,6 +282,20 @@ def _windows(batches: Iterable[Batch | SequenceBatch], size: int) -> Iterator[li
     batches = iter(batches)
     while window := list(islice(batches, size)):
         yield window
+
+
+@contextmanager
+def _memory(scorer: Scorer, config: TrainConfig, at: Position) -> Iterator[None]:
+    """Say what to do where memory does not suffice for a batch."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory(error):
+            raise
+        raise UnisrError(
+            f"{scorer.card.name}: out of memory in epoch {at.epoch + 1}; lower training.batch_size (it is "
+            f"{config.batch_size}) and raise training.accumulation by as much ({config.accumulation})"
+        ) from error
 
 
 @contextmanager

@@ -21,6 +21,7 @@ from unisr.lock import exclusive
 from unisr.paths import data_dir
 from unisr.progress import progress
 from unisr.random import seed_from, torch_generator
+from unisr.seals import damaged, seal
 
 FORMAT = 1
 """Raised when the same settings and prose give another model, so that stored ones are made again."""
@@ -51,8 +52,9 @@ class TestbedConfig(Settings):
 def testbed(settings: TestbedConfig) -> Path:
     """Folder of the pretrained model in the hub's format, under data_dir()/language_models.
 
-    Pretrained when it is not there: next-token cross-entropy over the part `pretraining` of `unisr.data.prose`, AdamW,
-    no dropout. `card.json` beside the weights says what it was trained on, and its losses in nats per token.
+    Pretrained when it is not there or damaged: next-token cross-entropy over the part `pretraining` of
+    `unisr.data.prose`, AdamW, no dropout. `card.json` beside the weights says what it was trained on, and its losses in
+    nats per token.
 
     Raises:
         DataError: there is too little prose for a single batch.
@@ -63,10 +65,11 @@ def testbed(settings: TestbedConfig) -> Path:
     text = json.dumps([FORMAT, settings.model_dump(mode="json"), texts])
     target = data_dir() / "language_models" / f"testbed-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
     with exclusive(target.with_name(f"{target.name}.lock")):
-        if not (target / "card.json").exists():
+        if not (target / "card.json").exists() or damaged(target):
             with tempfile.TemporaryDirectory(dir=target.parent, prefix=".testbed-") as folder:
                 work = Path(folder) / "made"
                 _pretrain(settings, texts, work)
+                seal(work)
                 put_in_place(work, target)
     return target
 

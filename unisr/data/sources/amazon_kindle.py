@@ -34,7 +34,7 @@ REVIEW_COLUMNS = ("reviewerName", "helpful", "reviewText", "overall", "summary",
 ITEM_COLUMNS = frozenset("asin title description imUrl salesRank categories brand price related".split())
 RELATED = re.compile(r"'related': \{[^{}]*\}(?:, )?")
 """Lists of other items, most of a metadata line; no table needs them."""
-QREL = r"^(?<reviewerID>\w+)_(?<number>\d{1,9}) 0 (?<asin>\w+) (?<judged>[01]) ?$"
+QREL = r"^(?<reviewerID>\w+)_(?<number>[0-9]{1,9}) 0 (?<asin>\w+) (?<judged>[01]) ?$"
 KEY = re.compile(rb"\{'asin': '([^'\\]+)'")
 LONG_TEXT = 2000
 """Characters from which a description counts as no description, as in the notebooks of the papers' authors."""
@@ -198,7 +198,9 @@ def judged(folder: Path) -> tuple[list[str], pl.DataFrame]:
         DataError: a file is damaged or has too many malformed lines.
     """
     lines = Malformed(folder / QUERY_TEXTS)
-    texts = [line for _, block in blocks(lines) for line in block.decode(errors="replace").splitlines()]
+    # Not splitlines, which ends a line at more characters than the official numbering does.
+    parts = (block.removesuffix(b"\n").split(b"\n") for _, block in blocks(lines))
+    texts = [line.decode(errors="replace") for part in parts for line in part]
     lines.close()
     if absent := [name for name in QRELS if not (folder / name).is_file()]:
         log.warning("%s: %s missing: only the pairs of the other file are searches", folder, ", ".join(absent))

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import ast
-import gzip
 import html
+import io
 import json
 import os
 import re
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import numpy as np
 import pandas as pd
 
 from unisr.data.corpus import words_of
+from unisr.data.download import pieces_of
 from unisr.data.filtering import dense
 from unisr.data.queries import amazon_rule, distinct_words
 from unisr.data.schema import Dataset
@@ -86,6 +88,8 @@ def _events(paths: list[Path]) -> pd.DataFrame:
                     f"{path}, line {line}: the history of user {key} is not the latest {HISTORY} of its rows so far"
                 )
             known.append(item)
+    if not sequences:
+        raise DataError(f"{paths[0]}: holds no rows; get the file again")
     lengths = np.array([len(s) for s in sequences.values()])
     starts = np.cumsum(lengths) - lengths
     return pd.DataFrame({
@@ -99,8 +103,8 @@ def _csv(path: Path) -> pd.DataFrame:
     """user_id, history_item_id (a list) and item_id of each row."""
     names = ["user_id", "history_item_id", "item_id"]
     try:
-        rows = pd.read_csv(path, usecols=names, dtype=str, keep_default_na=False)[names]
-    except (ValueError, OSError, EOFError) as reason:
+        rows = pd.read_csv(_content(path), usecols=names, dtype=str, keep_default_na=False)[names]
+    except (ValueError, OSError, EOFError, zlib.error) as reason:
         raise DataError(f"{path}: {reason}; get the file again") from None
     rows["history_item_id"] = [_whole_numbers(t, path, n) for n, t in enumerate(rows["history_item_id"], start=2)]
     rows["item_id"] = [_whole_numbers(f"[{t}]", path, n)[0] for n, t in enumerate(rows["item_id"], start=2)]
@@ -139,12 +143,15 @@ def published_codes(folder: Path | None = None) -> np.ndarray:
     return codes
 
 
+def _content(path: Path) -> io.BytesIO:
+    return io.BytesIO(b"".join(pieces_of(path, 1 << 20)))
+
+
 def _entries(path: Path) -> dict[str, Any]:
     """What a file says of the items 0, 1, …, by their numbers."""
     try:
-        with gzip.open(path, "rt", encoding="utf-8") as file:
-            entries = json.load(file)
-    except (ValueError, OSError, EOFError) as reason:
+        entries = json.load(_content(path))
+    except (ValueError, OSError, EOFError, RecursionError, zlib.error) as reason:
         raise DataError(f"{path}: {reason}; get the file again") from None
     if not isinstance(entries, dict):
         raise DataError(f"{path}: a {type(entries).__name__} in place of entries by number; get the file again")

@@ -10,7 +10,7 @@ import polars as pl
 
 from unisr.data.filtering import counted
 from unisr.data.raw import Malformed, own_folder, unique_rows
-from unisr.data.raw_parquet import parquet_rows, seconds, without
+from unisr.data.raw_parquet import parquet_rows, seconds, whole, without
 from unisr.data.schema import Dataset, Task
 from unisr.data.sources import Source
 from unisr.data.tables import assemble, numbered
@@ -112,7 +112,7 @@ def requests(path: Path, task: Task) -> pl.DataFrame:
     searched = task == Task.SRC
     note = pl.element().struct
     parts = pl.struct(
-        item=note.field("note_idx").cast(pl.Int64, strict=False),
+        item=whole(note.field("note_idx")),
         click=(note.field("click").cast(pl.Float64, strict=False).fill_nan(None) > 0).fill_null(False),
         # Those of recommendations are in milliseconds, those of searches in seconds.
         time=seconds(note.field(clock)),
@@ -121,10 +121,10 @@ def requests(path: Path, task: Task) -> pl.DataFrame:
         malformed,
         ["user_idx", "recent_clicked_note_idxs", details] + ["query"] * searched,
         KNOWN,
-        user=pl.col("user_idx").cast(pl.Int64, strict=False),
+        user=whole(pl.col("user_idx")),
         task=pl.lit(int(task), dtype=pl.Int64),
         query=_words("query") if searched else pl.lit(""),
-        past=pl.col("recent_clicked_note_idxs").cast(pl.List(pl.Int64), strict=False),
+        past=pl.col("recent_clicked_note_idxs").list.eval(whole(pl.element())),
         shown=pl.col(details).list.eval(parts),
     )
     rows = without(rows, _flaws(task), malformed)
@@ -189,7 +189,7 @@ def _items(folder: Path, items: pl.Series) -> pd.DataFrame:
     columns = {"title": _words("note_title"), "content": _words("note_content")}
     columns["category"] = pl.concat_str(TAXONOMY, separator=" / ", ignore_nulls=True)
     found = pl.DataFrame(schema={"item": pl.Int64, **dict.fromkeys(columns, pl.String), "line": pl.UInt32})
-    number = pl.col("note_idx").cast(pl.Int64, strict=False)
+    number = whole(pl.col("note_idx"))
     flaws = {"no note_idx": pl.col("item").is_null(), "negative note_idx": pl.col("item") < 0}
     for name in NOTES:
         malformed = Malformed(folder / name)

@@ -38,14 +38,15 @@ def integers(frame: pd.DataFrame, column: str, path: Path, *, header: bool) -> n
     Raises:
         DataError: a value is no whole number of at least 0.
     """
-    values = pd.to_numeric(frame[column], errors="coerce").to_numpy(dtype=float)
-    wrong = ~(values >= 0) | (values != np.floor(values))
+    texts = frame[column].str.strip()
+    # Digits that a float holds exactly: of longer ones, or of "inf", a cast makes another number.
+    wrong = ~texts.str.fullmatch(r"[0-9]{1,15}(\.0*)?").to_numpy(dtype=bool)
     if wrong.any():
         value = frame[column].iloc[int(np.argmax(wrong))]
         raise DataError(
             f"{path}, line {_line(wrong, header)}: {column} is {value!r}, not a whole number; get the file again"
         )
-    return values.astype(np.int64)
+    return texts.astype(float).to_numpy().astype(np.int64)
 
 
 def _line(wrong: np.ndarray, header: bool) -> int:
