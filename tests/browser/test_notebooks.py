@@ -5,7 +5,9 @@ Pictures go to the folder named by UNISR_PICTURES, by default `build/pictures`.
 
 from __future__ import annotations
 
+import json
 import os
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,23 +15,26 @@ import pytest
 
 pytest.importorskip("playwright", reason="install the extra `browser`")
 
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import BrowserContext, sync_playwright
 
 from tests.browser.lab import ROOT, Notebook, jupyterlab
 from unisr.report import notebooks
 
-pytestmark = pytest.mark.browser
 CHROMIUM = os.environ.get("UNISR_CHROMIUM", "/usr/bin/chromium")
 PICTURES = Path(os.environ.get("UNISR_PICTURES", ROOT / "build" / "pictures"))
 
 
+WAIT = 1_200_000
+"""Milliseconds that a training may keep a reader waiting."""
+
+
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
+def browser() -> Iterator[BrowserContext]:
     if not Path(CHROMIUM).exists():
         pytest.skip(f"no browser at {CHROMIUM}; install chromium, or name one by UNISR_CHROMIUM")
     with sync_playwright() as play:
         started = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield started
+        yield started.new_context(viewport={"width": 1400, "height": 1000})
         started.close()
 
 
@@ -39,15 +44,55 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield found
 
 
-@pytest.mark.parametrize("path", notebooks.sources(), ids=lambda path: path.stem)
-def test_a_notebook_runs_and_its_controls_work_by_keyboard(browser: Browser, address: str, path: Path) -> None:
-    page = browser.new_page(viewport={"width": 1400, "height": 1000})
-    notebook = Notebook(page, address, path.name)
+def read_and_turned(browser: BrowserContext, address: str, path: Path) -> None:
+    """Open a notebook, run it, turn all its controls, take its picture; what was counted is written beside that."""
+    notebook = Notebook(browser.new_page(), address, path.name)
+    start = time.monotonic()
     notebook.run()
+    seconds = {"first view": notebook.first_view, "all cells": time.monotonic() - start}
+    turned: list[float | None] = []
+    while len(turned) < len(found := notebook.controls()):  # a menu of methods brings other controls
+        turned.append(notebook.turn(found[len(turned)]))
+    seconds["slowest control"] = max(filter(None, turned), default=0.0)
+    counted = {"controls": len(turned), "seconds": {name: round(value, 2) for name, value in seconds.items()}}
     PICTURES.mkdir(parents=True, exist_ok=True)
+    (PICTURES / f"{path.stem}.json").write_text(json.dumps(counted), encoding="utf-8")
+    print(path.stem, counted)
     notebook.picture(PICTURES / f"{path.stem}.png")
     assert not notebook.tracebacks()
-    idle = [place for place, control in enumerate(notebook.controls()) if not notebook.turn(control)]
+    idle = [place for place, waited in enumerate(turned) if waited is None]
     assert not idle, f"controls {idle} change nothing"
     assert not notebook.errors
-    page.close()
+    notebook.close()
+
+
+@pytest.mark.browser
+def test_the_playground_trains_and_stops_by_keyboard(browser: BrowserContext, address: str) -> None:
+    notebook = Notebook(browser.new_page(), address, "15_playground.ipynb")
+    notebook.run()
+    page, row = notebook.page, "td:has-text('▶ GenSR')"
+    notebook.controls()[0].focus()
+    notebook.press("epochs", "End")
+    notebook.press("Train", "Space")
+    page.wait_for_selector("text=/\\d+ of \\d+ steps/", timeout=WAIT)
+    notebook.press("Stop", "Space")
+    page.wait_for_selector("[role=status]:has-text('Stopped')", timeout=WAIT)
+    assert not page.query_selector(row)
+    notebook.controls()[0].focus()
+    notebook.press("epochs", "Home")  # none
+    page.keyboard.press("ArrowRight")
+    notebook.press("Train", "Space")
+    page.wait_for_selector(row, timeout=WAIT)
+    notebook.picture(PICTURES / "15_playground_trained.png")
+    assert not notebook.tracebacks() and not notebook.errors
+    notebook.close()
+
+
+def test_the_quickstart_in_a_browser(browser: BrowserContext, address: str) -> None:
+    read_and_turned(browser, address, notebooks.find("00"))
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("path", notebooks.sources(), ids=lambda path: path.stem)
+def test_a_notebook_runs_and_its_controls_work_by_keyboard(browser: BrowserContext, address: str, path: Path) -> None:
+    read_and_turned(browser, address, path)

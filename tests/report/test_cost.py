@@ -66,7 +66,7 @@ def test_table_has_empty_cells_where_there_is_nothing() -> None:
     assert shown.loc["Popularity", "ms a step"] == "" and shown.loc["SASRec", "ms a step"] == "200.0"
     assert shown.loc["SASRec", "parameters"] == "123,456" and shown.loc["SASRec", "epochs (best)"] == "3 (2)"
     value = np.mean([1, 1 / np.log2(3), 1 / np.log2(4), 1 / np.log2(5)])
-    assert shown.loc["SASRec", "NDCG@10 recommendation"] == f"{value:.3f}"
+    assert shown.loc["SASRec", "NDCG@10 rec."] == f"{value:.3f}"
 
 
 def test_points_have_both_values() -> None:

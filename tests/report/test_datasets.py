@@ -39,5 +39,5 @@ def test_leaks_are_told_by_rule(world: Dataset) -> None:
 def test_timeline_is_one_users_events_in_order(world: Dataset) -> None:
     line = datasets.timeline(world, 3)
     assert len(line) == (world.column("user") == 3).sum()
-    assert line["time"].iloc[0] == 0 and line["time"].is_monotonic_increasing
+    assert line["time [s]"].iloc[0] == 0 and line["time [s]"].is_monotonic_increasing
     assert ((line["query"] != "") == (line["task"] == "search")).all()

@@ -123,6 +123,16 @@ def test_figures_have_a_panel_per_task_and_a_color_per_method() -> None:
     assert one == two and one.startswith("<svg")
 
 
+def test_an_estimate_far_below_zero_does_not_squeeze_the_others() -> None:
+    frame = whole(0.1)
+    gone = frame.index[(frame["quantity"] == RELEVANCE) & (frame["against"] == "") & (frame["task"] == "rec")][0]
+    plot = information_figures.intervals(frame.assign(**{
+        name: frame[name].where(frame.index != gone, value) for name, value in {"value": -45.8, "low": -188.0}.items()
+    }), RELEVANCE)  # fmt: skip
+    assert plot.layout.xaxis.range[0] == information_figures.LOWEST and plot.layout.xaxis2.range is None
+    assert [note.text for note in plot.layout.annotations if "◂" in note.text] == ["◂ -45.8"]
+
+
 def test_the_check_does_not_depend_on_what_was_learned() -> None:
     assert information.check(whole(0.1)) == information.check(whole(-0.1, seeds=(0,)))
 

@@ -89,7 +89,7 @@ def cells(page: str) -> dict[str, list[str]]:
     for row in page.split("<tbody>")[1].split("<tr>")[1:]:
         name = re.search(r'class="row_heading level1[^"]*"[^>]*>([^<]+)', row)
         assert name and name[1] not in rows, "a method has one row"
-        rows[name[1]] = re.findall(r'class="data[^"]*"[^>]*>([^<]*)', row)
+        rows[name[1]] = re.findall(r'class="data[^"]*"[^>]*>(?:<[bu]>)?([^<]*)', row)
     return rows
 
 
@@ -99,6 +99,7 @@ def test_table_beside_the_paper_has_the_methods_of_both_sides() -> None:
     assert page == beside.html(tidy, paper, "Amazon")
     rows = cells(page)
     assert set(rows) == {"Popularity", *paper["method"]} and next(iter(rows)) == "Popularity"
+    assert "<b>0.7200*</b>" in page and "<u>0.7020</u>" in page
     best = tidy[(tidy["method"] == "UniSAR") & (tidy["metric"] == "NDCG@10")].iloc[0]
     assert rows["UniSAR"][0] == "2" and rows["UniSAR"][4] == f"{best['value']:.4f}*"
     assert rows["UniSAR"][-1] == "0.4885‡" and rows["GenSR"] == [""] * 6 + ["0.6102*", "0.7200*", "0.4922*", "0.5278*"]

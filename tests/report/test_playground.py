@@ -148,7 +148,7 @@ def test_settings_that_do_not_go_together_are_told_and_not_trained(panel: Panel,
 def test_train_starts_what_the_controls_say(panel: Panel, script: Script) -> None:
     panel.settable.model["dropout"].value = 0.3
     panel.again.value = True
-    assert "dropout=0.3 will be trained" in panel.plan.value
+    assert "dropout=0.3, on 200 users, seed 0, will be trained" in panel.plan.value
     panel.train.click()
     ((function, arguments),) = script.started
     assert function is background.train and arguments["mode"] == "overwrite"

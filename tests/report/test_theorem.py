@@ -102,6 +102,8 @@ def test_the_map_puts_every_setting_into_one_group(small: pd.DataFrame) -> None:
     for measure in ("error", "squared"):
         marks = [trace for trace in theorem.winners(small, 1.0, measure).data if trace.mode == "markers"]
         assert sum(len(trace.x) for trace in marks) == 6
+        told = [trace.name for trace in marks if trace.showlegend]
+        assert sorted(told) == sorted({trace.name for trace in marks if len(trace.x)})
     named = {trace.name: set(trace.y) for trace in theorem.winners(small, 1.0).data if trace.mode == "markers"}
     assert 1.0 in named["the shared vector"] and -1.0 in named["a vector per task"]
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import re
 from typing import Any
 
 import ipywidgets
@@ -10,6 +12,8 @@ import pytest
 
 from unisr.errors import ConfigError
 from unisr.report import widgets
+from unisr.report.figures import FONT
+from unisr.report.svg import NAMESPACE
 
 
 def shown(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
@@ -27,8 +31,22 @@ def test_explore_draws_the_default_and_then_follows_the_control(
     first, box = calls
     assert first.data == "<b>3</b>"
     control.value = 7
-    assert [w.value for w in box.children if isinstance(w, ipywidgets.HTML)] == ["<b>7</b>"]
+    assert box._repr_mimebundle_()["text/plain"] == "Controls (user): run the notebook to move them."
+    assert [w.value for w in box.children if isinstance(w, ipywidgets.HTML)] == [widgets.FRAME.format("<b>7</b>")]
     assert capsys.readouterr().out == ""
+
+
+def test_a_view_shows_its_drawings_as_images_and_only_controls_that_can_move(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = shown(monkeypatch)
+    one, two = widgets.slider("one", [5], 5), widgets.dropdown("two", ["<a>", "b"], "<a>")
+    widgets.explore(lambda **chosen: f"<p>{sorted(chosen)}</p><svg width='9'><path/></svg>", one=one, two=two)
+    first, box = calls
+    image = re.search(r'<img .*alt="one: 5, two: &lt;a&gt;" src="data:image/svg\+xml;base64,(.*)">', first.data)
+    drawn = base64.b64decode(image[1]).decode()
+    assert "<svg" not in first.data and drawn == f"<svg xmlns=\"{NAMESPACE}\" width='9'><path/></svg>"
+    assert list(box.children[0].children) == [two]
+    widgets.explore(lambda one: f"<b>{one}</b>", one=one)
+    assert [call.data for call in calls[2:]] == ["<b>5</b>"]
 
 
 def test_a_user_error_is_shown_not_raised(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -46,5 +64,8 @@ def test_dropdown_maps_labels_to_values() -> None:
 
 
 def test_table_escapes_text_and_scales_bars() -> None:
+    layer = widgets.table(pd.DataFrame({"layer": ["backbone.model.encoder.block.1.layer.0.SelfAttention"]}))
+    assert "backbone.<wbr>model.<wbr>encoder.<wbr>block.<wbr>1.layer.<wbr>0.SelfAttention" in layer
     page = widgets.table(pd.DataFrame({"title": ["<i>"], "weight": [0.5]}), bars=["weight"], caption="a & b")
-    assert "&lt;i&gt;" in page and "a &amp; b" in page and "width:120px" in page and "0.500" in page
+    assert "&lt;i&gt;" in page and "a &amp; b" in page and f"width:{widgets.BAR}px" in page and "0.500" in page
+    assert FONT in re.search(r'<table style="([^"]*)"', page)[1]

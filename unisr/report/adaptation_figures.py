@@ -81,7 +81,8 @@ def rank_buys(frame: pd.DataFrame, layer: str = "all") -> go.Figure:
     plot.update_xaxes(title="rank of the shared subspace, log scale", type="log", tickvals=ranks)
     plot.update_yaxes(title="share of squared norm [0–1]", range=[0, 1.05], col=1)
     plot.update_yaxes(title="cosine", zeroline=True, zerolinecolor="#999", col=2)
-    return plot.update_layout(template=TEMPLATE, title=f"What rank buys: {layer}", height=430, **LEGEND_BELOW)
+    return plot.update_layout(template=TEMPLATE, title=f"What rank buys: {layer}", height=450, margin_t=80,
+                              **LEGEND_BELOW)  # fmt: skip
 
 
 def rank_buys_svg(frame: pd.DataFrame, layer: str) -> str:
@@ -125,11 +126,11 @@ def over(frame: pd.DataFrame, setting: str) -> go.Figure:
         frame: of `unisr.report.adaptation.turned`.
     """
     rows = frame[frame["setting"] == setting]
-    plot = make_subplots(cols=3, horizontal_spacing=0.08, subplot_titles=[*TASK_TITLES.values(), "general knowledge"])
+    plot = make_subplots(cols=3, horizontal_spacing=0.12, subplot_titles=[*TASK_TITLES.values(), "general knowledge"])
     panels = [*((task, f"{METRIC} [0–1]") for task in TASK_TITLES), ("nats", "change [nats a token]")]
     for col, (column, title) in enumerate(panels, start=1):
         plot.add_scatter(x=rows["value"].tolist(), y=rows[column].round(4).tolist(), mode="lines+markers",
                          row=1, col=col, line={"color": PALETTE[col - 1]}, showlegend=False)  # fmt: skip
         plot.update_yaxes(title=title, row=1, col=col)
     plot.update_xaxes(title=f"{setting}, log scale", type="log", tickvals=rows["value"].tolist())
-    return plot.update_layout(template=TEMPLATE, title=f"GEMS over its {setting}", height=360)
+    return plot.update_layout(template=TEMPLATE, title=f"GEMS over its {setting}", height=380, margin_t=80)

@@ -13,11 +13,10 @@ from unisr.errors import UnknownNameError
 from unisr.report import paper_audit, tables
 from unisr.report.lineup import ordered
 
-CSS = {"bold": "font-weight: bold", "underlined": "text-decoration: underline", "": ""}
 STYLES = [
-    {"selector": "", "props": "border-collapse: collapse; font-size: 13px"},
-    {"selector": "caption", "props": "caption-side: top; text-align: left; font-size: 90%; max-width: 75em"},
-    {"selector": "td, th", "props": "padding: 3px 9px; white-space: nowrap"},
+    {"selector": "", "props": "border-collapse: collapse; margin: 8px 0"},
+    {"selector": "caption", "props": "caption-side: top; max-width: 75em"},
+    {"selector": "td, th", "props": "padding: 3px 5px; white-space: nowrap"},
     {"selector": "td", "props": "text-align: right"},
     {"selector": "th", "props": "text-align: left; vertical-align: top"},
     {"selector": "th.col_heading.level1", "props": "text-align: right"},
@@ -42,11 +41,12 @@ def html(tidy: pd.DataFrame, paper: pd.DataFrame, dataset: str, *, digits: int =
         .reindex(rows["method"]).fillna("").set_axis(index)
         for left, right in zip(own, flagged, strict=True)
     )  # fmt: skip
-    styled = text.style.apply(lambda _: marks.map(CSS.get), axis=None).format(escape="html")
-    styled = styled.format_index(escape="html").format_index(escape="html", axis=1)
-    styled = styled.set_tooltips(tips).set_table_styles(STYLES, overwrite=False)
+    styled = tables.marked(text, marks).style.format_index(escape="html").format_index(escape="html", axis=1)
+    # An attribute, which also holds where JupyterLab leaves the style sheet out.
+    styled = styled.set_table_attributes('style="font-size:12px"').set_tooltips(tips)
+    styled = styled.set_table_styles(STYLES, overwrite=False)
     key = hashlib.sha256((text.to_csv() + tips.to_csv()).encode()).hexdigest()[:8]
-    return styled.set_caption(_caption(tidy, printed)).set_uuid(key).to_html()
+    return styled.set_caption(tables.CAPTION.format(_caption(tidy, printed))).set_uuid(key).to_html()
 
 
 def _ours(tidy: pd.DataFrame, digits: int) -> list[pd.DataFrame]:

@@ -8,7 +8,6 @@ import numpy as np
 import pandas as pd
 
 from unisr import registry
-from unisr.data.schema import TASK_TITLES
 from unisr.report.store import Run
 
 AXES = {
@@ -97,13 +96,14 @@ def table(runs: Sequence[Run], metric: str = "NDCG@10") -> pd.DataFrame:
         "s to best": _numbers(frame["seconds_to_best"], ",.1f"),
         "s with what it reads": _numbers(frame["seconds_with_required"], ",.1f"),
         "reads": frame["reads"],
-        "queries ranked a s": _numbers(frame["queries_second"], ",.0f"),
+        "queries a s": _numbers(frame["queries_second"], ",.0f"),
         "parameters": _numbers(frame["parameters"], ",d"), "peak MB": _numbers(frame["peak_mb"], ",.0f"),
     }
     means = quality(runs)
     wide = means[means["metric"] == metric].pivot(index="method", columns="task", values="value").reindex(frame.index)
-    for task in [task for task in TASK_TITLES if task in wide]:
-        shown[f"{metric} {TASK_TITLES[task]}"] = _numbers(wide[task], ".3f")
+    for task, title in {"rec": "rec.", "src": "search"}.items():
+        if task in wide:
+            shown[f"{metric} {title}"] = _numbers(wide[task], ".3f")
     return pd.DataFrame(shown, index=frame.index.rename(None))
 
 

@@ -87,13 +87,13 @@ def leak_table(dataset: Dataset, *, window: int = 30) -> pd.DataFrame:
 
 
 def timeline(dataset: Dataset, user: int) -> pd.DataFrame:
-    """The user's events in order: time (seconds since the first one), task, split, title, query.
+    """The user's events in order: time [s] (since the first one), task, split, title, query.
 
     The twin events of the constructed queries show as pairs of equal time.
     """
     rows = dataset.events[dataset.column("user") == user]
     return pd.DataFrame({
-        "time": rows["time"] - rows["time"].iloc[0],
+        "time [s]": rows["time"] - rows["time"].iloc[0],
         "task": rows["task"].map(NAMES),
         "split": [Split(s).name.lower() for s in rows["split"]],
         "title": dataset.items["title"].to_numpy()[rows["item"]],

@@ -5,6 +5,7 @@ Every function takes a frame with the columns it names and returns a figure; non
 
 from __future__ import annotations
 
+import html
 import os
 from pathlib import Path
 
@@ -29,6 +30,7 @@ PALETTE = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F
 FAMILY_COLORS = dict(zip(registry.FAMILIES, ("#767676", *PALETTE), strict=False))
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif"
 
+AXIS = {"gridcolor": "#e6e6e6", "zeroline": False, "linecolor": "#999", "automargin": True}
 TEMPLATE = go.layout.Template(
     layout={
         "font": {"family": FONT, "size": 13, "color": "#222"},
@@ -36,18 +38,24 @@ TEMPLATE = go.layout.Template(
         "paper_bgcolor": "white",
         "plot_bgcolor": "white",
         "margin": {"l": 60, "r": 20, "t": 50, "b": 55},
-        "xaxis": {"gridcolor": "#e6e6e6", "zeroline": False, "linecolor": "#999", "automargin": True},
-        "yaxis": {"gridcolor": "#e6e6e6", "zeroline": False, "linecolor": "#999", "automargin": True},
-        "legend": {"orientation": "h", "yref": "container", "y": 0.99, "yanchor": "top", "x": 1, "xanchor": "right"},
+        "xaxis": AXIS | {"title": {"standoff": 8}},
+        "yaxis": AXIS | {"title": {"standoff": 12}, "ticklabelstandoff": 4},
+        "legend": {"orientation": "h", "yref": "container", "y": 0.99, "yanchor": "top", "x": 1, "xanchor": "right",
+                   "itemsizing": "constant"},
     }
 )
 LEGEND_BELOW = {"margin_b": 95, "legend": {"yref": "container", "y": 0.01, "yanchor": "bottom"}}
 """Layout of figures whose titles are too long to share their line with a legend."""
 
 
+def plain(text: str) -> str:
+    """A label that plotly shows as it stands: it takes tags and entities in labels for markup."""
+    return html.escape(text, quote=False)
+
+
 def figure(title: str, x: str, y: str, *, height: int = 380) -> go.Figure:
     """An empty figure in the house style with a title and axis titles (units in brackets)."""
-    layout = {"template": TEMPLATE, "title": title, "height": height, "xaxis_title": x, "yaxis_title": y}
+    layout = {"template": TEMPLATE, "title": plain(title), "height": height, "xaxis_title": x, "yaxis_title": y}
     return go.Figure(layout=layout)
 
 
@@ -63,6 +71,11 @@ def ordered(frame: pd.DataFrame) -> list[str]:
     return frame.groupby("method")["value"].mean().sort_values(kind="stable").index.tolist()
 
 
+def _names(frame: pd.DataFrame) -> list[str]:
+    """The methods' names as labels."""
+    return frame["method"].map(plain).tolist()
+
+
 def comparison(frame: pd.DataFrame, metric: str) -> go.Figure:
     """Dot plot of one metric with its interval, a panel per task.
 
@@ -71,6 +84,7 @@ def comparison(frame: pd.DataFrame, metric: str) -> go.Figure:
         metric: the metric to show, such as `NDCG@10`.
     """
     frame = frame[frame["metric"] == metric]
+    frame = frame.assign(method=_names(frame))
     tasks = [t for t in TASK_TITLES if t in set(frame["task"])]
     titles = [TASK_TITLES[t] for t in tasks]
     plot = make_subplots(cols=max(1, len(tasks)), shared_yaxes=True, subplot_titles=titles, horizontal_spacing=0.04)
@@ -82,7 +96,6 @@ def comparison(frame: pd.DataFrame, metric: str) -> go.Figure:
                 plot.add_trace(_dots(rows, family, color, legend=first), row=1, col=col)
         plot.update_xaxes(title=f"{metric} [0–1]", rangemode="tozero", row=1, col=col)
     plot.update_yaxes(categoryorder="array", categoryarray=ordered(frame))
-    plot.update_xaxes(title_standoff=8)
     plot.update_layout(template=TEMPLATE, height=160 + 28 * frame["method"].nunique(), **LEGEND_BELOW)
     return plot
 
@@ -102,6 +115,7 @@ def differences(frame: pd.DataFrame, metric: str, *, title: str) -> go.Figure:
     Args:
         frame: from `unisr.report.gains.against_best`.
     """
+    frame = frame.assign(method=_names(frame))
     plot = make_subplots(cols=2, shared_yaxes=True, horizontal_spacing=0.03,
                          subplot_titles=["mean over queries", "difference from the best on the same queries"])
     for family, color in FAMILY_COLORS.items():
@@ -116,12 +130,12 @@ def differences(frame: pd.DataFrame, metric: str, *, title: str) -> go.Figure:
             dots.marker.update(color=fills, line={"color": color, "width": 1.5})
             dots.error_x.color = color
             plot.add_trace(dots, row=1, col=2)
-    plot.update_xaxes(title=f"{metric} [0–1]", rangemode="tozero", title_standoff=8, col=1)
-    plot.update_xaxes(title=f"difference of {metric}", title_standoff=8, col=2)
+    plot.update_xaxes(title=f"{metric} [0–1]", rangemode="tozero", col=1)
+    plot.update_xaxes(title=f"difference of {metric}", col=2)
     plot.update_yaxes(categoryorder="array", categoryarray=ordered(frame), tickmode="linear")
     plot.add_vline(x=0, line={"color": "#999", "width": 1}, col=2)
     _focus(plot, frame)
-    plot.update_layout(template=TEMPLATE, title=title, height=190 + 24 * len(frame), **LEGEND_BELOW)
+    plot.update_layout(template=TEMPLATE, title=plain(title), height=190 + 24 * len(frame), **LEGEND_BELOW)
     plot.update_layout(margin_t=80)
     return plot
 
@@ -143,7 +157,7 @@ def agreement(frame: pd.DataFrame, *, title: str, x: str, y: str) -> go.Figure:
         rows = frame[frame["family"] == family]
         if len(rows):
             sides = [SIDES[place % len(SIDES)] for place in rows.index]
-            plot.add_scatter(x=rows["sampled"].tolist(), y=rows["full"].tolist(), text=rows["method"].tolist(),
+            plot.add_scatter(x=rows["sampled"].tolist(), y=rows["full"].tolist(), text=_names(rows),
                              mode="markers+text", textposition=sides, textfont={"size": 10}, name=family,
                              marker={"color": color, "size": 9},
                              hovertemplate="%{text}: %{x:.4f} sampled, %{y:.4f} full<extra></extra>")  # fmt: skip
@@ -166,16 +180,16 @@ def trade_off(frame: pd.DataFrame, metric: str, *, title: str) -> go.Figure:
     for family, color in FAMILY_COLORS.items():
         rows = frame[(frame["family"] == family) & frame["rec"].notna() & frame["src"].notna()]
         if len(rows):
-            plot.add_scatter(x=rows["rec"].tolist(), y=rows["src"].tolist(), text=rows["method"].tolist(), name=family,
+            plot.add_scatter(x=rows["rec"].tolist(), y=rows["src"].tolist(), text=_names(rows), name=family,
                              mode="markers+text", textposition="top center", marker={"color": color, "size": 10},
                              hovertemplate="%{text}: %{x:.4f}, %{y:.4f}<extra></extra>")  # fmt: skip
     for row in frame.itertuples():
         line = {"line": {"color": "#999", "dash": "dot", "width": 1}, "annotation_font_size": 10}
         if np.isnan(row.src):
-            plot.add_vline(x=row.rec, annotation_text=row.method, annotation_textangle=-90,
+            plot.add_vline(x=row.rec, annotation_text=plain(row.method), annotation_textangle=-90,
                            annotation_position="bottom right", **line)  # fmt: skip
         elif np.isnan(row.rec):
-            plot.add_hline(y=row.src, annotation_text=row.method, annotation_position="bottom left", **line)
+            plot.add_hline(y=row.src, annotation_text=plain(row.method), annotation_position="bottom left", **line)
     plot.update_layout(**LEGEND_BELOW)
     return plot
 
@@ -249,21 +263,6 @@ def rank_frequency(counts: np.ndarray, *, title: str, x: str, y: str) -> go.Figu
     return plot
 
 
-def learning_curves(frame: pd.DataFrame, *, title: str, y: str) -> go.Figure:
-    """One line per `series` over `epoch`.
-
-    Args:
-        frame: columns series, epoch, value.
-    """
-    plot = figure(title, "epoch", y)
-    for i, (series, rows) in enumerate(frame.groupby("series", sort=False)):
-        line = {"color": PALETTE[i % len(PALETTE)], "dash": ("solid", "dash", "dot")[i // len(PALETTE) % 3]}
-        plot.add_scatter(x=rows["epoch"].tolist(), y=rows["value"].tolist(), mode="lines+markers", name=str(series),
-                         line=line, marker={"size": 4})
-    plot.update_layout(legend={"orientation": "v", "x": 1.02, "xanchor": "left", "y": 1})
-    return plot
-
-
 def weights(frame: pd.DataFrame, *, title: str) -> go.Figure:
     """Soft-filter weights of one candidate over a history: horizontal bars in the order of the frame, from the top.
 
@@ -272,7 +271,7 @@ def weights(frame: pd.DataFrame, *, title: str) -> go.Figure:
     """
     plot = figure(title, "attention weight [0–1]", "history event", height=160 + 18 * frame["event"].nunique())
     for view, rows in frame.groupby("view", sort=False):
-        plot.add_bar(x=rows["weight"].tolist(), y=rows["event"].tolist(), name=str(view), orientation="h")
-    plot.update_yaxes(autorange="reversed", title_standoff=12)
+        plot.add_bar(x=rows["weight"].tolist(), y=rows["event"].map(plain).tolist(), name=str(view), orientation="h")
+    plot.update_yaxes(autorange="reversed")
     plot.update_layout(**LEGEND_BELOW)
     return plot

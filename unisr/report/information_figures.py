@@ -15,6 +15,8 @@ from unisr.report.figures import LEGEND_BELOW, PALETTE, TEMPLATE, error_bars, fi
 from unisr.report.svg import svg_text
 
 SYMBOLS = dict(zip(CONTROLS, ("circle", "circle-open", "x-thin-open"), strict=True))
+LOWEST = -1.0
+"""Nats, where an axis ends: information is never negative, and a critic gone wrong would squeeze all others."""
 
 
 def intervals(frame: pd.DataFrame, quantity: str, *, title: str = "") -> go.Figure:
@@ -27,15 +29,28 @@ def intervals(frame: pd.DataFrame, quantity: str, *, title: str = "") -> go.Figu
         for trace in _traces(rows[rows["task"] == task]):
             trace.showlegend = col == 1
             plot.add_trace(trace, row=1, col=col)
-        plot.update_xaxes(title="I(X; Y) [nats]", title_standoff=8, row=1, col=col)
+        plot.update_xaxes(title="I(X; Y) [nats]", row=1, col=col)
         plot.add_vline(x=0, line={"color": "#999", "width": 1}, row=1, col=col)
         if quantity == RELEVANCE:
             plot.add_vline(x=LN2, line={"color": "#999", "width": 1, "dash": "dot"}, row=1, col=col)
+        _focus(plot, rows[rows["task"] == task], col)
     names = [name for name in ESTIMATORS if name in set(rows["estimator"])]
     plot.update_yaxes(tickvals=list(range(len(names))), ticktext=names, range=[len(names) - 0.5, -0.5])
     plot.update_layout(template=TEMPLATE, title=title or quantity, height=180 + 75 * len(names), **LEGEND_BELOW)
     plot.update_layout(margin_t=80)
     return plot
+
+
+def _focus(plot: go.Figure, rows: pd.DataFrame, col: int) -> None:
+    """Limit a panel to `LOWEST` and above; an estimate further left has an arrow with its value."""
+    if rows["low"].min() >= LOWEST:
+        return
+    plot.update_xaxes(range=[LOWEST, 1.1 * max(float(rows["high"].max()), -LOWEST)], col=col)
+    for (_, _, number), line, places in _series(rows):
+        for value, place in zip(line["value"], places, strict=True):
+            if value < LOWEST:
+                plot.add_annotation(x=LOWEST, y=place, text=f"◂ {value:.1f}", showarrow=False, xanchor="left",
+                                    font={"size": 11, "color": PALETTE[number % len(PALETTE)]}, row=1, col=col)
 
 
 def _traces(rows: pd.DataFrame) -> list[go.Scatter]:

@@ -64,9 +64,9 @@ def curves_figure(frame: pd.DataFrame, *, title: str) -> go.Figure:
                          mode="lines+markers", line={"color": color}, legendgroup=axis, row=1,
                          col=axes.index(axis) + 1)  # fmt: skip
     for col, axis in enumerate(axes, 1):
-        plot.update_xaxes(title="epoch", row=1, col=col)
+        plot.update_xaxes(title="epoch", dtick=max(1, int(frame["epoch"].max()) // 8), row=1, col=col)
         plot.update_yaxes(title=axis + (" [0–1]" if METRIC in axis else " [nats]"), row=1, col=col)
-    plot.update_layout(template=TEMPLATE, title=title, height=340, **LEGEND_BELOW)
+    plot.update_layout(template=TEMPLATE, title=title, height=420, **LEGEND_BELOW)
     return plot
 
 
@@ -136,7 +136,7 @@ def _against_preset(run: Run, task: str) -> str:
     ours, theirs = (r.per_query[r.per_query["task"] == task].set_index("event")[METRIC] for r in (run, preset))
     difference = (ours - theirs).to_numpy()
     low, high = map(float, bootstrap_interval(difference))
-    return f"{difference.mean():+.4f} ({low:+.4f} to {high:+.4f})"
+    return f"{difference.mean():+.3f} ({low:+.3f} to {high:+.3f})"
 
 
 def ranking(config: Mapping[str, Any], user: int, task: str, *, rows: int = 10) -> dict[str, Any]:

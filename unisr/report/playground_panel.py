@@ -25,7 +25,7 @@ from unisr.report import playground, store
 from unisr.report.controls import Settable, changes, held, menu, slider
 from unisr.report.playground import message
 from unisr.report.store import Run
-from unisr.report.widgets import table
+from unisr.report.widgets import side_by_side, table
 
 KNOBS = {"temperature", "beta", "history", "rec_history", "src_history", "length", "layers", "learning_rate", "epochs"}
 """Numbers that stand in view at once, beside the model's switches; the others come with `all settings`."""
@@ -145,7 +145,9 @@ class Panel:
             self.plan.value = message(_words(error))
             return
         does = "is stored and will be read" if stored and not self.again.value else "will be trained"
-        self.plan.value = message(f"{config.method} with {changes(config) or 'the settings of its preset'} {does}.")
+        settings = changes(config) or "the settings of its preset"
+        data = f"{config.max_users or 'all'} users, seed {config.seed}"
+        self.plan.value = message(f"{config.method} with {settings}, on {data}, {does}.")
 
     # Training.
 
@@ -213,7 +215,8 @@ class Panel:
 
     def _tabulate(self) -> None:
         frame = playground.beside(self.shown.config, self.runs)
-        self.table.value = table(frame, caption=f"{self.first.dataset}, preset {self.first.preset}; ▶ made here")
+        caption = f"{self.first.dataset}, preset {self.first.preset}; ▶ made here"
+        self.table.value = side_by_side(table(frame, caption=caption))  # which scrolls where settings are long
 
     # One user's ranking.
 

@@ -45,7 +45,7 @@ def drops(frame: pd.DataFrame, metric: str, *, title: str) -> go.Figure:
                          legendgroup="paper", showlegend=col == 1, row=1, col=col,
                          marker={"symbol": "diamond", "size": 10, "color": "black"},
                          hovertemplate="%{y}: about %{x:.1f} %<extra>paper, Amazon</extra>")  # fmt: skip
-    plot.update_xaxes(title=f"drop of {metric} [%]", title_standoff=8, zeroline=True, zerolinecolor="#999")
+    plot.update_xaxes(title=f"drop of {metric} [%]", zeroline=True, zerolinecolor="#999")
     plot.update_yaxes(categoryorder="array", categoryarray=_parts(frame)[::-1])
     plot.update_layout(template=figures.TEMPLATE, title=title, height=190 + 30 * frame["part"].nunique(),
                        **figures.LEGEND_BELOW)  # fmt: skip
@@ -101,7 +101,7 @@ def curves(frame: pd.DataFrame, found: pd.DataFrame, metric: str, *, title: str)
         plot.add_scatter(x=known["end"].tolist(), y=known["level"].round(4).tolist(), mode="markers", row=1, col=col,
                          name="paper's drop from the peak", showlegend=axis == "τ",
                          marker={"symbol": "diamond", "size": 10, "color": "black"})  # fmt: skip
-        plot.update_xaxes(title=axis + (", log scale" if axis == "β" else ""), title_standoff=8, row=1, col=col,
+        plot.update_xaxes(title=axis + (", log scale" if axis == "β" else ""), row=1, col=col,
                           type="log" if axis == "β" else "linear", tickvals=line["x"].tolist(),
                           ticktext=[f"{x:g}" for x in line["x"]])  # fmt: skip
     plot.update_yaxes(title=f"{metric} [0–1]", col=1)

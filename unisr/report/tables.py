@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import html
+import re
 from collections.abc import Sequence
 
 import numpy as np
@@ -15,9 +17,13 @@ from unisr.paths import paper_dir
 from unisr.report.comparison import TableError, comparison, one_protocol, protocol_line
 
 __all__ = [
-    "TableError", "comparison", "legend", "one_protocol", "paper_numbers", "protocol_line", "style", "to_html",
+    "TableError", "cells", "comparison", "legend", "one_protocol", "paper_numbers", "protocol_line", "style", "to_html",
     "to_markdown",
 ]
+STYLES = [{"selector": "", "props": "margin: 8px 0"}, {"selector": "caption", "props": "caption-side: top"}]
+MARKS = {"bold": "<b>{}</b>", "underlined": "<u>{}</u>", "": "{}"}
+CAPTION = "<div style='text-align:left;font-size:90%'>{}</div>"
+"""Elements, since JupyterLab leaves style sheets out of a notebook that it does not trust yet."""
 PAPER_COLUMNS = ["dataset", "task", "method", "metric", "value", "significant"]
 
 
@@ -51,27 +57,44 @@ def style(tidy: pd.DataFrame, paper: pd.DataFrame | None = None, *, digits: int 
         paper: from `paper_numbers`; its numbers for the same task and methods stand beside ours, one column per
             metric and dataset of the paper, with the paper's own stars.
     """
+    text, marks, hints = cells(tidy, paper, digits=digits)
+    # Tooltips are CSS strings, which format(escape=…) does not reach.
+    safe = hints.map(lambda hint: hint.replace("<", "‹").replace('"', "'").replace("\\", "/"))
+    key = hashlib.sha256(text.to_csv().encode()).hexdigest()[:8]
+    return (
+        marked(text, marks).style
+        .format_index(escape="html")
+        .format_index(escape="html", axis=1)
+        .set_tooltips(safe)
+        .set_table_styles(STYLES, overwrite=False)
+        .set_caption(CAPTION.format(html.escape(legend(tidy), quote=False)))
+        .set_uuid(key)
+    )
+
+
+def marked(text: pd.DataFrame, marks: pd.DataFrame) -> pd.DataFrame:
+    """The cells as HTML: `text` escaped, with the elements of its mark ('bold', 'underlined' or '')."""
+    escaped = text.astype(str).map(html.escape)
+    shown = [[MARKS[m].format(t) for t, m in zip(*pair, strict=True)]
+             for pair in zip(escaped.to_numpy(), marks.to_numpy(), strict=True)]  # fmt: skip
+    return pd.DataFrame(shown, index=text.index, columns=text.columns)
+
+
+def cells(
+    tidy: pd.DataFrame, paper: pd.DataFrame | None = None, *, digits: int = 4
+) -> tuple[pd.DataFrame, pd.DataFrame, pd.DataFrame]:
+    """What stands in every cell of `style`'s table, in three frames of one shape.
+
+    Returns:
+        its text; its mark, 'bold', 'underlined' or ''; its tooltip: the interval, and the test where there is one.
+    """
     text = _text(tidy, paper, digits)
-    marks = _marks(tidy, text)
     hints = [
         f"{row.low:.{digits}f} to {row.high:.{digits}f}"
         + (f"; corrected p {row.p_adjusted:.2g} against {row.against}" if row.against else "")
         for row in tidy.itertuples()
     ]
-    # Tooltips are CSS strings, which format(escape=…) does not reach.
-    safe = [hint.replace("<", "‹").replace('"', "'").replace("\\", "/") for hint in hints]
-    css = {"bold": "font-weight: bold", "underlined": "text-decoration: underline", "": ""}
-    key = hashlib.sha256(text.to_csv().encode()).hexdigest()[:8]
-    return (
-        text.style.apply(lambda _: marks.map(css.get), axis=None)
-        .format(escape="html")
-        .format_index(escape="html")
-        .set_tooltips(_pivot(tidy, safe, text))
-        .set_table_styles([{"selector": "caption", "props": "caption-side: top; text-align: left; font-size: 90%"}],
-                          overwrite=False)
-        .set_caption(legend(tidy))
-        .set_uuid(key)
-    )
+    return text, _marks(tidy, text), _pivot(tidy, hints, text)
 
 
 def to_html(tidy: pd.DataFrame, paper: pd.DataFrame | None = None, *, digits: int = 4) -> str:
@@ -83,18 +106,19 @@ def to_markdown(
     tidy: pd.DataFrame, paper: pd.DataFrame | None = None, *, digits: int = 4, intervals: bool = False
 ) -> str:
     """The same table in Markdown, the legend below; `intervals` writes low and high after each value."""
-    text = _text(tidy, paper, digits)
+    text, marks, _ = cells(tidy, paper, digits=digits)
     forms = {"bold": "**{}**", "underlined": "<u>{}</u>", "": "{}"}
-    cells = text.replace(r"\*$", r"\\*", regex=True)
-    marks = _marks(tidy, text)
+    starred = text.replace(r"\*$", r"\\*", regex=True)
     bounds = _pivot(tidy, [f" [{r.low:.{digits}f}, {r.high:.{digits}f}]" for r in tidy.itertuples()], text)
     lines = [["method", *text.columns], ["---", *["---:"] * len(text.columns)]]
     for i, name in enumerate(text.index):
-        row = [forms[marks.iat[i, j]].format(cells.iat[i, j]) + (bounds.iat[i, j] if intervals else "")
+        row = [forms[marks.iat[i, j]].format(starred.iat[i, j]) + (bounds.iat[i, j] if intervals else "")
                for j in range(len(text.columns))]
-        lines.append([name.replace("|", r"\|"), *row])
+        lines.append([html.escape(name, quote=False).replace("|", r"\|"), *row])
     table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
-    return f"{table}\n\n{legend(tidy).replace('*', chr(92) + '*')}\n"
+    # "p < 0.01" is no tag; what a machine is called could hold one.
+    told = re.sub(r"<(?=\S)", "&lt;", legend(tidy)).replace("*", r"\*")
+    return f"{table}\n\n{told}\n"
 
 
 def legend(tidy: pd.DataFrame) -> str:

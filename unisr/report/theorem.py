@@ -137,15 +137,15 @@ def winners(grid: pd.DataFrame, noise: float, measure: str = "error") -> go.Figu
               "undecided": (~better & ~worse, "#bbbbbb", "x")}  # fmt: skip
     for col, d in enumerate(sizes, start=1):
         for name, (chosen, color, symbol) in groups.items():
-            some = rows[chosen & (rows["dimension"] == d)]
+            some, first = rows[chosen & (rows["dimension"] == d)], rows.loc[chosen, "dimension"].min()
             plot.add_scatter(x=some["samples"].tolist(), y=some["similarity"].tolist(), mode="markers", name=name,
-                             legendgroup=name, showlegend=col == 1, row=1, col=col,
+                             legendgroup=name, showlegend=bool(d == first), row=1, col=col,
                              marker={"color": color, "symbol": symbol, "size": 10})  # fmt: skip
         at = np.unique(np.geomspace(d + 2, rows["samples"].max(), 30).astype(int))
         edge = [theory.break_even(int(d), int(n), noise) for n in at]
         plot.add_scatter(x=at.tolist(), y=np.round(edge, 3).tolist(), mode="lines", name="break-even, exact",
                          legendgroup="edge", showlegend=col == 1, line={"color": "black", "width": 1}, row=1, col=col)
-    plot.update_xaxes(type="log", title="samples per task")
+    plot.update_xaxes(type="log", title="samples per task", tickvals=sorted(rows["samples"].unique().tolist()))
     plot.update_yaxes(range=[-1.1, 1.1])
     plot.update_yaxes(title="similarity of the tasks (cosine)", col=1)
     plot.update_layout(template=TEMPLATE, title=f"{TITLES[measure]}: who is better at noise {noise:g}", height=420)
