@@ -12,7 +12,7 @@ STAMP := $(VENV)/.installed
 export OMP_NUM_THREADS := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: reproduce report test test-slow test-browser test-faults notebooks docs lint clean
+.PHONY: reproduce report test test-slow test-browser test-faults first-contact notebooks docs lint clean
 
 reproduce: $(STAMP)
 	$(BIN)/unisr reproduce --preset $(PRESET) --seeds $(SEEDS) --jobs $(JOBS)
@@ -38,6 +38,13 @@ test-browser: $(STAMP)
 # The long forms of kills, full disks, damage and generated bad inputs: half an hour of CPU time and more.
 test-faults: $(STAMP)
 	$(BIN)/python -m pytest -n $(JOBS) -m faults tests/faults
+
+# A newcomer's minutes: a fresh clone and environment, then the quickstart's table, plot and slider.
+first-contact:
+	rm -rf build/newcomer
+	git clone -q . build/newcomer
+	bash -c 'time $(MAKE) --no-print-directory -C build/newcomer .venv/.installed'
+	bash -c 'cd build/newcomer && time .venv/bin/papermill --no-progress-bar notebooks/00_quickstart.ipynb 00.ipynb -k python3'
 
 # Execute the notebooks in place: renews the stored outputs that nbval compares.
 notebooks: $(STAMP)
