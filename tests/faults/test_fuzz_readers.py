@@ -205,10 +205,13 @@ def test_searches_of_kuaisar(tmp_path: Path, examples: int) -> None:
         # also ends a line at a carriage return alone, which is part of a cell here.
         text = re.sub(r"\r(?!\n)", " ", content.decode("utf-8", "replace"))
         cells = list(csv.reader(io.StringIO(text, newline=""), strict=False))[1:]
-        wrong = sum(n for kind, n in malformed.counts.items() if not kind.startswith("unknown column"))
+        wrong = sum(n for kind, n in malformed.counts.items() if not kind.startswith("unknown column "))
         assert malformed.lines == len(rows) + wrong
         for line, user, item, time, clicks, words in rows.select("line", *SHOWN).rows():
-            said = cells[line - 2]
+            said = [cell.strip() for cell in cells[line - 2]]
+            # Where a quote begins inside a cell, the two readers differ in where the cell ends.
+            if len(said) != len(SHOWN) or '"' in said[4]:
+                continue
             assert [user, item, clicks] == [whole_number(said[SHOWN.index(n)]) for n in
                                             ("user_id", "item_id", "click_cnt")], said  # fmt: skip
             assert time == int(float(said[2])) and re.fullmatch(r"[-+.eE0-9]+", said[2]), said
