@@ -16,13 +16,13 @@ import torch
 from safetensors.torch import load_file
 
 from tests import background_jobs as jobs
+from tests.report.stored import CLOCKS
 from tests.training.tiny import TinyLoader, tiny_scorer, train_with_checkpoints
 from unisr.background import Background, Busy, Done, Epochs, Event, Failed, Steps, Stopped
 from unisr.config import TrainConfig
 from unisr.progress import listening, progress
 from unisr.training import train
 
-CLOCKS = ("seconds", "validation_seconds", "examples_per_second")
 LONG = 120.0
 
 

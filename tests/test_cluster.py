@@ -23,6 +23,7 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 import unisr
+from tests.report.stored import CLOCKS
 from unisr.cli import app
 from unisr.config import RunConfig
 from unisr.data import load_dataset
@@ -33,7 +34,6 @@ distributed = pytest.importorskip("distributed", reason="needs the extra `cluste
 cluster = pytest.importorskip("unisr.cluster")
 
 ROOT = Path(__file__).resolve().parent.parent
-CLOCKS = ["seconds", "validation_seconds", "examples_per_second"]
 LONG = 600.0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 
@@ -15,6 +16,8 @@ from unisr.jobs import Job, clock, run_jobs
 def work(payload: str) -> str:
     if payload == "raise":
         raise ConfigError("set it to 1")
+    if payload == "full":
+        raise OSError(errno.ENOSPC, "No space left on device", "results")
     if payload == "die":
         os._exit(3)
     if payload == "sleep":
@@ -30,6 +33,12 @@ def test_failures_stop_only_what_needs_them() -> None:
     assert outcomes["bad"].error == "set it to 1"
     assert outcomes["after bad"].error == "not started: bad failed"
     assert outcomes["table"].note == "did t"
+
+
+def test_a_full_disk_is_told_with_its_remedy() -> None:
+    outcome = run_jobs([Job("fills", "full")], work, processes=1)[0]
+    assert "results: No space left on device; " in outcome.error
+    assert "goes on from what is stored" in outcome.error
 
 
 def test_processes_keep_the_order_and_one_that_dies_takes_no_other_with_it() -> None:

@@ -25,7 +25,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from unisr.errors import UnisrError
+from unisr.errors import UnisrError, in_words
 from unisr.progress import listening
 
 
@@ -243,10 +243,8 @@ def _answer(request: dict[str, Any]) -> Event:
     module, name = request["function"].split(":")
     try:
         return Done(getattr(importlib.import_module(module), name)(**request["arguments"]))
-    except UnisrError as error:
-        return Failed(str(error))
     except Exception as error:
-        return Failed(f"{type(error).__name__}: {error}", traceback.format_exc())
+        return Failed(in_words(error), "" if isinstance(error, UnisrError) else traceback.format_exc())
 
 
 def main() -> None:

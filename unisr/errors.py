@@ -47,6 +47,12 @@ REMEDIES = {
 NO_MEMORY = re.compile(r"can't allocate memory|out of memory|not enough memory|bad_alloc|failed to allocate", re.I)
 
 
+def in_words(error: BaseException) -> str:
+    """One line for a user: an error of the suite as it stands, one that `told` knows with its remedy, else its type."""
+    own = str(error) if isinstance(error, UnisrError) else told(error)
+    return own or f"{type(error).__name__}: {error}"
+
+
 def told(error: BaseException) -> str | None:
     """Message of an error of the system that a user can mend: disk, rights, memory; None for any other error."""
     if out_of_memory(error):

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from pydantic_core import to_jsonable_python
 from tqdm import tqdm
 
-from unisr.errors import UnisrError
+from unisr.errors import in_words
 from unisr.job_process import Processes
 from unisr.progress import silent
 
@@ -88,7 +88,7 @@ def timed(name: str, step: Callable[[], str], *, started: float | None = None) -
     try:
         note, error = step(), ""
     except Exception as raised:
-        note, error = "", str(raised) if isinstance(raised, UnisrError) else f"{type(raised).__name__}: {raised}"
+        note, error = "", in_words(raised)
     return Outcome(name, time.monotonic() - started, note=note, error=error)
 
 

@@ -10,6 +10,8 @@ import os
 from collections.abc import Collection
 from pathlib import Path
 
+from unisr.errors import StoreError
+
 SUMS = "SHA256SUMS"
 
 
@@ -36,6 +38,12 @@ def damaged(folder: Path, names: Collection[str] | None = None) -> list[str]:
     if not sums:
         return [SUMS]
     return [name for name in (names or sums) if not _is_file_with(folder / name, sums.get(name))]
+
+
+def check(folder: Path, names: Collection[str], remedy: str) -> None:
+    """Raise StoreError where one of the files called `names` is `damaged`; the message names it and the remedy."""
+    if wrong := damaged(folder, names):
+        raise StoreError(f"{folder / wrong[0]}: is not what {SUMS} beside it says; {remedy}")
 
 
 def _is_file_with(path: Path, digest: str | None) -> bool:

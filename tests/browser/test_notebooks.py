@@ -6,7 +6,6 @@ Pictures go to the folder named by UNISR_PICTURES, by default `build/pictures`.
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,27 +14,14 @@ import pytest
 
 pytest.importorskip("playwright", reason="install the extra `browser`")
 
-from playwright.sync_api import BrowserContext, sync_playwright
+from playwright.sync_api import Browser
 
-from tests.browser.lab import ROOT, Notebook, jupyterlab
+from tests.browser.lab import Notebook, jupyterlab
 from unisr.report import notebooks
 
-CHROMIUM = os.environ.get("UNISR_CHROMIUM", "/usr/bin/chromium")
-PICTURES = Path(os.environ.get("UNISR_PICTURES", ROOT / "build" / "pictures"))
-
-
+WINDOW = {"width": 1400, "height": 1000}
 WAIT = 1_200_000
 """Milliseconds that a training may keep a reader waiting."""
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[BrowserContext]:
-    if not Path(CHROMIUM).exists():
-        pytest.skip(f"no browser at {CHROMIUM}; install chromium, or name one by UNISR_CHROMIUM")
-    with sync_playwright() as play:
-        started = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield started.new_context(viewport={"width": 1400, "height": 1000})
-        started.close()
 
 
 @pytest.fixture(scope="module")
@@ -44,9 +30,9 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield found
 
 
-def read_and_turned(browser: BrowserContext, address: str, path: Path) -> None:
+def read_and_turned(browser: Browser, address: str, path: Path, pictures: Path) -> None:
     """Open a notebook, run it, turn all its controls, take its picture; what was counted is written beside that."""
-    notebook = Notebook(browser.new_page(), address, path.name)
+    notebook = Notebook(browser.new_page(viewport=WINDOW), address, path.name)
     start = time.monotonic()
     notebook.run()
     seconds = {"first view": notebook.first_view, "all cells": time.monotonic() - start}
@@ -55,10 +41,9 @@ def read_and_turned(browser: BrowserContext, address: str, path: Path) -> None:
         turned.append(notebook.turn(found[len(turned)]))
     seconds["slowest control"] = max(filter(None, turned), default=0.0)
     counted = {"controls": len(turned), "seconds": {name: round(value, 2) for name, value in seconds.items()}}
-    PICTURES.mkdir(parents=True, exist_ok=True)
-    (PICTURES / f"{path.stem}.json").write_text(json.dumps(counted), encoding="utf-8")
+    (pictures / f"{path.stem}.json").write_text(json.dumps(counted), encoding="utf-8")
     print(path.stem, counted)
-    notebook.picture(PICTURES / f"{path.stem}.png")
+    notebook.picture(pictures / f"{path.stem}.png")
     assert not notebook.tracebacks()
     idle = [place for place, waited in enumerate(turned) if waited is None]
     assert not idle, f"controls {idle} change nothing"
@@ -67,8 +52,8 @@ def read_and_turned(browser: BrowserContext, address: str, path: Path) -> None:
 
 
 @pytest.mark.browser
-def test_the_playground_trains_and_stops_by_keyboard(browser: BrowserContext, address: str) -> None:
-    notebook = Notebook(browser.new_page(), address, "15_playground.ipynb")
+def test_the_playground_trains_and_stops_by_keyboard(browser: Browser, address: str, pictures: Path) -> None:
+    notebook = Notebook(browser.new_page(viewport=WINDOW), address, "15_playground.ipynb")
     notebook.run()
     page, row = notebook.page, "td:has-text('▶ GenSR')"
     notebook.controls()[0].focus()
@@ -83,16 +68,18 @@ def test_the_playground_trains_and_stops_by_keyboard(browser: BrowserContext, ad
     page.keyboard.press("ArrowRight")
     notebook.press("Train", "Space")
     page.wait_for_selector(row, timeout=WAIT)
-    notebook.picture(PICTURES / "15_playground_trained.png")
+    notebook.picture(pictures / "15_playground_trained.png")
     assert not notebook.tracebacks() and not notebook.errors
     notebook.close()
 
 
-def test_the_quickstart_in_a_browser(browser: BrowserContext, address: str) -> None:
-    read_and_turned(browser, address, notebooks.find("00"))
+def test_the_quickstart_in_a_browser(browser: Browser, address: str, pictures: Path) -> None:
+    read_and_turned(browser, address, notebooks.find("00"), pictures)
 
 
 @pytest.mark.browser
 @pytest.mark.parametrize("path", notebooks.sources(), ids=lambda path: path.stem)
-def test_a_notebook_runs_and_its_controls_work_by_keyboard(browser: BrowserContext, address: str, path: Path) -> None:
-    read_and_turned(browser, address, path)
+def test_a_notebook_runs_and_its_controls_work_by_keyboard(
+    browser: Browser, address: str, path: Path, pictures: Path
+) -> None:
+    read_and_turned(browser, address, path, pictures)

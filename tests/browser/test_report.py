@@ -5,7 +5,6 @@ Pictures go to the folder named by UNISR_PICTURES, by default `build/pictures`.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,31 +13,18 @@ import pytest
 
 pytest.importorskip("playwright", reason="install the extra `browser`")
 
-from playwright.sync_api import Browser, Locator, Page, sync_playwright
+from playwright.sync_api import Browser, Locator, Page
 
 import unisr
-from tests.browser.lab import ROOT
 from tests.report import hostile
 from tests.report.pages import broken
 from unisr.config import RunConfig
 from unisr.report import notebooks, publish
 
 pytestmark = pytest.mark.browser
-CHROMIUM = os.environ.get("UNISR_CHROMIUM", "/usr/bin/chromium")
-PICTURES = Path(os.environ.get("UNISR_PICTURES", ROOT / "build" / "pictures"))
 RUNS = (("Popularity", 0), ("SASRec", 0), ("SASRec", 1), ("TEM", 0), ("UniSAR", 0))
 PATIENT = 120_000
 """Milliseconds: machines of tests are often busy."""
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    if not Path(CHROMIUM).exists():
-        pytest.skip(f"no browser at {CHROMIUM}; install chromium, or name one by UNISR_CHROMIUM")
-    with sync_playwright() as play:
-        started = play.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield started
-        started.close()
 
 
 @pytest.fixture(scope="module")
@@ -77,13 +63,12 @@ def drawn(page: Page, figure: Locator) -> None:
     figure.locator(".main-svg").first.wait_for()
 
 
-def picture(page: Page, name: str) -> None:
+def picture(page: Page, path: Path) -> None:
     """The whole page with everything unfolded."""
-    PICTURES.mkdir(parents=True, exist_ok=True)
     page.evaluate("document.querySelectorAll('details').forEach(part => part.open = true)")
     for figure in page.locator(".figure").all():
         drawn(page, figure)
-    page.screenshot(path=PICTURES / f"{name}.png", full_page=True)
+    page.screenshot(path=path, full_page=True)
 
 
 def test_a_click_and_a_key_on_a_head_sort_every_table(browser: Browser, index: Path) -> None:
@@ -120,9 +105,11 @@ def test_numbers_are_sorted_as_numbers_and_empty_cells_come_last(browser: Browse
 
 
 @pytest.mark.parametrize("width", [1400, 800])
-def test_the_index_opens_offline_and_fits_its_window(browser: Browser, index: Path, width: int) -> None:
+def test_the_index_opens_offline_and_fits_its_window(
+    browser: Browser, index: Path, width: int, pictures: Path
+) -> None:
     with opened(browser, index, width) as page:
-        picture(page, f"report-{width}")
+        picture(page, pictures / f"report-{width}.png")
         assert page.evaluate("document.documentElement.scrollWidth") <= width
         assert page.locator(".figure").count() >= 2
 
@@ -139,11 +126,11 @@ def test_every_link_leads_to_a_file_and_a_number_to_its_run(browser: Browser, in
         assert "metrics.json" in page.content()
 
 
-def test_a_methods_page_shows_its_curves(browser: Browser, index: Path) -> None:
+def test_a_methods_page_shows_its_curves(browser: Browser, index: Path, pictures: Path) -> None:
     with opened(browser, index.parent / "methods" / "SASRec.html") as page:
         figure = page.locator(".figure")
         drawn(page, figure)
-        picture(page, "method")
+        picture(page, pictures / "method.png")
         assert figure.locator(".legendtext").all_text_contents() == ["seed 0", "seed 1"]
         assert figure.locator(".scatterlayer .trace").count() == 4, "loss and validation of two seeds"
         figure.locator(".legendtoggle").first.click()

@@ -171,7 +171,6 @@ class _Fork:
         self.ending = Ending(os.waitstatus_to_exitcode(status), out, errors, lasted, changes)
         return True
 
-
     def _strike(self) -> None:
         if not self.fault.worker:
             self.struck = True

@@ -10,12 +10,12 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from tests.report.stored import CLOCKS
 from unisr.data import prepare
 from unisr.data.sources import source
 from unisr.report import store
 from unisr.training import checkpoint
 
-CLOCKS = ["seconds", "validation_seconds", "examples_per_second"]
 WHOLE = {"manifest.json", "config.json"}
 """A folder that has one of these files appears whole or not at all."""
 

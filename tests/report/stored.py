@@ -14,6 +14,8 @@ from unisr.report.store import Cost, Run, Seconds
 
 COST = Cost(seconds=Seconds(train=2.0, evaluate=0.5, total=3.0), peak_memory_mb=100.0, epochs=3, best_epoch=2,
             parameters=10, steps=30, examples=900)
+CLOCKS = ["seconds", "validation_seconds", "examples_per_second"]
+"""Columns of the losses that no two trainings share."""
 
 
 def config(method: str = "Popularity", **settings: object) -> RunConfig:

@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 import unisr
+from tests.report.stored import CLOCKS
 from unisr import background, registry
 from unisr.background import Background, Busy, Done, Epochs, Event, Failed, Steps, Stopped
 from unisr.config import RunConfig
@@ -25,7 +26,6 @@ from unisr.report.playground_panel import Panel
 from unisr.report.store import Run
 from unisr.run import build_scorer, prepare_inputs
 
-CLOCKS = ["seconds", "validation_seconds", "examples_per_second"]
 PLACE = {"dataset": "synthetic", "preset": "quick"}
 LONG = 300.0
 

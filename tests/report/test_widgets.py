@@ -69,3 +69,8 @@ def test_table_escapes_text_and_scales_bars() -> None:
     page = widgets.table(pd.DataFrame({"title": ["<i>"], "weight": [0.5]}), bars=["weight"], caption="a & b")
     assert "&lt;i&gt;" in page and "a &amp; b" in page and f"width:{widgets.BAR}px" in page and "0.500" in page
     assert FONT in re.search(r'<table style="([^"]*)"', page)[1]
+
+
+def test_an_interval_may_stand_below_its_number_but_is_not_broken() -> None:
+    page = widgets.table(pd.DataFrame({"accuracy": ["0.49 (0.48 to 0.50)"]}))
+    assert "white-space:normal'>0.49 <span style='white-space:nowrap'>(0.48 to 0.50)</span></td>" in page

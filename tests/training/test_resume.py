@@ -15,6 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.report.stored import CLOCKS
 from tests.training.tiny import TinyLoader, tiny_scorer, train_with_checkpoints
 from unisr.config import TrainConfig
 from unisr.errors import StoreError
@@ -22,7 +23,6 @@ from unisr.random import generator
 from unisr.training import checkpoint, train
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-CLOCKS = ("seconds", "validation_seconds", "examples_per_second")
 KILLS = 3
 
 

@@ -20,12 +20,12 @@ from typing import Any
 import pandas as pd
 import pyarrow.parquet as pq
 
+from unisr import seals
 from unisr.config import RunConfig, Settings
 from unisr.errors import ConfigError, StoreError
 from unisr.paths import results_dir
 from unisr.report.environment import Environment
 from unisr.report.folders import whole_folder
-from unisr.seals import SUMS, damaged
 
 FILES = ("analysis.json", "environment.json", "table.parquet")
 
@@ -83,8 +83,7 @@ def _read(folder: Path, about: dict[str, Any]) -> pd.DataFrame:
     remedy = "delete the folder, and it is computed again"
     if missing := [name for name in FILES if not (folder / name).exists()]:
         raise StoreError(f"{folder}: lacks {', '.join(missing)}; {remedy}")
-    if wrong := damaged(folder, FILES):
-        raise StoreError(f"{folder / wrong[0]}: is not what {SUMS} beside it says; {remedy}")
+    seals.check(folder, FILES, remedy)
     try:
         stored = json.loads((folder / "analysis.json").read_text(encoding="utf-8"))
         table = pq.read_table(folder / "table.parquet", page_checksum_verification=True).to_pandas()

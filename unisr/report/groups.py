@@ -16,6 +16,7 @@ from unisr.data.schema import TASK_TITLES
 from unisr.errors import StoreError, UnisrError
 from unisr.paths import results_dir
 from unisr.report import store, tables
+from unisr.report.settings import DATA
 
 
 @dataclass
@@ -111,6 +112,5 @@ def group(dataset: str, preset: str, candidates: str, runs: list[store.Run]) -> 
 def has_preset_settings(run: store.Run) -> bool:
     """Whether nothing but the seed and the candidates was changed from the method's preset."""
     config = run.config
-    kept = config.model_dump(include={"method", "dataset", "preset", "seed", "candidates"})
-    preset = RunConfig(**kept)
+    preset = RunConfig(**config.model_dump(include=set(DATA)))
     return preset.config_id == config.config_id

@@ -8,13 +8,14 @@ from pathlib import Path
 import pandas as pd
 from markupsafe import Markup
 
+from unisr.data.schema import TASK_TITLES
 from unisr.evaluation import METRICS
 from unisr.paths import results_dir
 from unisr.report import html, tables
+from unisr.report.curves import METRIC
 from unisr.report.groups import Group
 from unisr.report.store import Run
 
-FORMS = {"bold": Markup("<b>{}</b>"), "underlined": Markup("<u>{}</u>"), "": Markup("{}")}
 OURS = ("seeds", *METRICS)
 """Columns whose numbers are of stored runs; the others are the paper's."""
 
@@ -36,6 +37,19 @@ def source(runs: Sequence[Run], group: Group, start: Path) -> str:
     return f"{html.address(page_of(runs[0].config.method), start)}#{group.key}"
 
 
+def outcome(run: Run) -> dict[str, str]:
+    """Cells of a run for `html.table`: its quality, and what it took."""
+    cost = run.cost
+    means = {f"{METRIC} {title}": f"{run.metrics[task][METRIC]:.4f}" if task in run.metrics else "–"
+             for task, title in TASK_TITLES.items()}  # fmt: skip
+    return means | {
+        "epochs (best)": f"{cost.epochs} ({cost.best_epoch})",
+        "minutes": f"{cost.seconds.total / 60:.1f}",
+        "peak memory, MB": f"{cost.peak_memory_mb:,.0f}",
+        "parameters": f"{cost.parameters:,}",
+    }
+
+
 def results(
     group: Group, tidy: pd.DataFrame, start: Path, *, paper: pd.DataFrame | None = None
 ) -> list[dict[str, Markup]]:
@@ -52,6 +66,6 @@ def results(
         url = source(runs, group, start)
         cells = {column: html.link(url, value, hint=hints.at[name, column]) if column in OURS else value
                  for column, value in text.loc[name].items()}  # fmt: skip
-        marked = {column: FORMS[marks.at[name, column]].format(cell) for column, cell in cells.items()}
+        marked = {column: tables.MARKS[marks.at[name, column]].format(cell) for column, cell in cells.items()}
         made.append({"method": to_page(name, start)} | marked)
     return made

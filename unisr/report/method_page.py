@@ -31,7 +31,7 @@ def write(card: Card, groups: Sequence[Group], script: Path) -> Path:
     parts = [_results(card, own, path.parent)] if own else []
     parts += [_runs(card, place, own, path.parent) for place in _places(own)]
     if own:
-        parts.append(_settings([run for group in own for run in _of(card, group)]))
+        parts.append(_settings([run for group in own for run in group.runs if run.config.method == card.name]))
     else:
         lead += "<p class='muted'>No run of this method is stored.</p>"
     page = html.page(card.name, lead, parts, plotly_js=html.address(script, path.parent))
@@ -85,22 +85,19 @@ def _runs(card: Card, place: tuple[str, str], groups: Sequence[Group], start: Pa
 
 def _run(run: Run, start: Path) -> dict[str, object]:
     """A row of the table of runs."""
-    cost, folder = run.cost, html.address(run.folder, start)
+    folder = html.address(run.folder, start)
     files = (html.link(f"{folder}/{name}", name.split(".")[0]) for name in FILES)
-    means = {f"{METRIC} {title}": f"{run.metrics[task][METRIC]:.4f}" if task in run.metrics else "–"
-             for task, title in TASK_TITLES.items()}  # fmt: skip
     return {
         "seed": run.config.seed, "settings": changes(run.config) or "the preset's",
-        "folder": html.link(f"{folder}/", run.config.config_id), "files": Markup(" · ").join(files), **means,
-        "epochs (best)": f"{cost.epochs} ({cost.best_epoch})", "minutes": f"{cost.seconds.total / 60:.1f}",
-        "peak memory, MB": f"{cost.peak_memory_mb:,.0f}", "parameters": f"{cost.parameters:,}",
+        "folder": html.link(f"{folder}/", run.config.config_id), "files": Markup(" · ").join(files),
+        **linked.outcome(run),
     }  # fmt: skip
 
 
 def _settings(runs: Sequence[Run]) -> html.Section:
-    """Settings of the runs that changed none, a column for each dataset and preset."""
+    """Settings of `runs`, which changed none, a column for each dataset and preset."""
     columns = {f"{run.config.dataset} · {run.config.preset}": settings(run.config)
-               for run in runs if not changes(run.config)}  # fmt: skip
+               for run in runs}
     names = dict.fromkeys(name for values in columns.values() for name in values)
     rows = [{"setting": name} | {title: _word(values.get(name)) for title, values in columns.items()} for name in names]
     return html.Section("settings", "Settings of the presets", html.table(rows))

@@ -63,16 +63,7 @@ def _task(group: Group, task: str) -> str:
 def _run(run: Run) -> dict[str, object]:
     name, folder = run.config.method, f"{_address(run.folder)}/"
     row: dict[str, object] = {"method": linked.to_page(name, results_dir()), "seed": run.config.seed}
-    for task, title in TASK_TITLES.items():
-        row[f"{METRIC} {title}"] = f"{run.metrics[task][METRIC]:.4f}" if task in run.metrics else "–"
-    cost = run.cost
-    return row | {
-        "epochs (best)": f"{cost.epochs} ({cost.best_epoch})",
-        "minutes": f"{cost.seconds.total / 60:.1f}",
-        "peak memory, MB": f"{cost.peak_memory_mb:,.0f}",
-        "parameters": f"{cost.parameters:,}",
-        "run": html.link(folder, run.config.config_id),
-    }
+    return row | linked.outcome(run) | {"run": html.link(folder, run.config.config_id)}
 
 
 def tuning() -> html.Section:

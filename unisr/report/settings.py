@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import pandas as pd
@@ -19,5 +20,10 @@ def settings(config: RunConfig) -> dict[str, Any]:
 
 def changes(config: RunConfig) -> str:
     """How a config's settings differ from its preset's, as `model.beta=0.1`; empty if they do not."""
-    preset = settings(RunConfig(method=config.method, dataset=config.dataset, preset=config.preset))
+    preset = _of_preset(config.method, config.dataset, config.preset)
     return ", ".join(f"{name}={value}" for name, value in settings(config).items() if preset.get(name, ...) != value)
+
+
+@lru_cache
+def _of_preset(method: str, dataset: str, preset: str) -> dict[str, Any]:
+    return settings(RunConfig(method=method, dataset=dataset, preset=preset))

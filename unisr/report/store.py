@@ -31,7 +31,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_model, save_model
 from torch import nn
 
-from unisr import registry
+from unisr import registry, seals
 from unisr.config import PROTOCOL_VERSION, RunConfig
 from unisr.errors import StoreError, UnisrError
 from unisr.evaluation.metrics import per_query_metrics, summary
@@ -39,7 +39,6 @@ from unisr.evaluation.protocol import COLUMNS, SIZE
 from unisr.paths import results_dir
 from unisr.report.environment import Environment
 from unisr.report.folders import whole_folder
-from unisr.seals import SUMS, damaged
 
 NAME = re.compile(r"(?P<method>[^/]+)-s(?P<seed>\d+)-(?P<id>[0-9a-f]{12})")
 FILES = ("config.json", "environment.json", "metrics.json", "losses.parquet", "per_query.parquet")
@@ -150,8 +149,7 @@ class Run:
         """Copy the stored weights into a model built from `config`."""
         if self.checkpoint is None:
             raise StoreError(f"{self.folder / WEIGHTS}: no weights are stored; train them with mode='overwrite'")
-        if damaged(self.folder, [WEIGHTS]):
-            raise StoreError(f"{self.checkpoint}: is not what {SUMS} beside it says; {REMEDY}")
+        seals.check(self.folder, [WEIGHTS], REMEDY)
         try:
             load_model(model, self.checkpoint)
         except (RuntimeError, SafetensorError) as error:
@@ -186,8 +184,7 @@ def load(folder: Path) -> Run:
         raise StoreError(f"{folder}: lacks {', '.join(missing)}; {REMEDY}")
     run = Run(folder)
     _ = run.config
-    if wrong := damaged(folder, FILES):
-        raise StoreError(f"{folder / wrong[0]}: is not what {SUMS} beside it says; {REMEDY}")
+    seals.check(folder, FILES, REMEDY)
     _ = run.environment, run.metrics, run.cost
     for name, needed in (("losses.parquet", ()), ("per_query.parquet", COLUMNS)):
         with _damage(folder / name):

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
+from markupsafe import Markup
 from pandas.io.formats.style import Styler
 
 from unisr.data.schema import TASK_TITLES
@@ -21,7 +22,7 @@ __all__ = [
     "to_markdown",
 ]
 STYLES = [{"selector": "", "props": "margin: 8px 0"}, {"selector": "caption", "props": "caption-side: top"}]
-MARKS = {"bold": "<b>{}</b>", "underlined": "<u>{}</u>", "": "{}"}
+MARKS = {"bold": Markup("<b>{}</b>"), "underlined": Markup("<u>{}</u>"), "": Markup("{}")}
 CAPTION = "<div style='text-align:left;font-size:90%'>{}</div>"
 """Elements, since JupyterLab leaves style sheets out of a notebook that it does not trust yet."""
 PAPER_COLUMNS = ["dataset", "task", "method", "metric", "value", "significant"]
@@ -74,9 +75,8 @@ def style(tidy: pd.DataFrame, paper: pd.DataFrame | None = None, *, digits: int 
 
 def marked(text: pd.DataFrame, marks: pd.DataFrame) -> pd.DataFrame:
     """The cells as HTML: `text` escaped, with the elements of its mark ('bold', 'underlined' or '')."""
-    escaped = text.astype(str).map(html.escape)
     shown = [[MARKS[m].format(t) for t, m in zip(*pair, strict=True)]
-             for pair in zip(escaped.to_numpy(), marks.to_numpy(), strict=True)]  # fmt: skip
+             for pair in zip(text.to_numpy(), marks.to_numpy(), strict=True)]  # fmt: skip
     return pd.DataFrame(shown, index=text.index, columns=text.columns)
 
 

@@ -18,12 +18,13 @@ from IPython.display import HTML, display
 
 from unisr.errors import UnisrError
 from unisr.report.figures import FONT, PALETTE
+from unisr.report.html import LONG
 from unisr.report.svg import as_images
 
-LONG = 40
-"""Characters that a cell keeps on one line; a longer one may break."""
 BAR = 60
 """Pixels of a column's longest bar."""
+INTERVAL = re.compile(r"(?<= )(\(\S+ to \S+\))$")
+"""In a crowded table it stands below its number, unbroken."""
 WHOLE_LABEL = {"description_width": "initial"}
 ROW = {"flex_flow": "row wrap", "grid_gap": "0 24px"}
 FRAME = '<div class="jp-RenderedHTMLCommon" style="line-height:1.5">{}</div>'
@@ -99,7 +100,8 @@ def _cell(value: Any, top: float | None, color: str) -> str:
         shown = f"{value:.3f}" if isinstance(value, float) else html.escape(str(value))
         short = len(shown) <= LONG
         shown = shown if short else re.sub(r"(?<=[A-Za-z]\.)(?=\S)", "<wbr>", shown)  # names of layers
-        return f"<td style='{style};white-space:{'nowrap' if short else 'normal'}'>{shown}</td>"
+        shown, breaks = INTERVAL.subn(r"<span style='white-space:nowrap'>\1</span>", shown)
+        return f"<td style='{style};white-space:{'nowrap' if short and not breaks else 'normal'}'>{shown}</td>"
     width = BAR * max(0.0, float(value)) / top
     bar = f"<span style='display:inline-block;height:10px;width:{width:.0f}px;background:{color}'></span>"
     return f"<td style='{style};white-space:nowrap'>{bar} {value:.3f}</td>"
