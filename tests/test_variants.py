@@ -77,13 +77,15 @@ def test_ablation_and_sensitivity_share_the_whole_model() -> None:
 
 
 @pytest.mark.parametrize("study", STUDIES)
-def test_variants_are_planned_after_what_their_method_needs(study: str) -> None:
+def test_variants_are_planned_after_the_whole_method_and_what_that_needs(study: str) -> None:
     method = STUDIES[study].method
     jobs = {job.name: job for job in plan("quick", dataset="synthetic", seeds=2, study=study)}
     for name in STUDIES[study].names("quick")[1:]:
         for seed in range(2):
             job = jobs[f"{method}, {name}, seed {seed}"]
-            assert job.needs == tuple(f"{r} seed {seed}" for r in registry.method(method).card.requires)
+            *read, whole = job.needs
+            assert read == [f"{r} seed {seed}" for r in registry.method(method).card.requires]
+            assert jobs[whole].payload == STUDIES[study].configs("quick", dataset="synthetic", seed=seed)[method]
             assert label(job.payload) == name and job.payload.seed == seed
     names = list(jobs)
     assert all(names.index(needed) < names.index(name) for name, job in jobs.items() for needed in job.needs)

@@ -132,13 +132,13 @@ def _ordered(names: Sequence[str]) -> list[str]:
 
 
 def _study_jobs(study: Study, own: RunConfig, needs: tuple[str, ...]) -> list[Job]:
-    """A study's runs with the preset, dataset and seed of `own`, the preset's run of its method."""
+    """A study's runs with the preset, dataset and seed of `own`, the preset's run of its method. Variants wait for the
+    whole method, so that what all of them read (tokenizers, identifiers, a pretrained model) is made once."""
     configs = study.configs(own.preset, dataset=own.dataset, seed=own.seed)
     short = own.method if configs[own.method].config_id == own.config_id else f"{own.method}, trained as its variants,"
-    return [
-        Job(_name(short if label == own.method else f"{own.method}, {label},", own.seed), config, needs)
-        for label, config in configs.items()
-    ]
+    whole = _name(short, own.seed)
+    variants = [(_name(f"{own.method}, {label},", own.seed), configs[label]) for label in study.names(own.preset)[1:]]
+    return [Job(whole, configs[own.method], needs), *(Job(name, each, (*needs, whole)) for name, each in variants)]
 
 
 def run_one(config: RunConfig) -> str:

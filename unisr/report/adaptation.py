@@ -30,7 +30,7 @@ FULL, PEFT = "full fine-tuning", ("LoRA", "DoRA", "a LoRA per task")
 AT_ONCE = (FULL, "LoRA", "without null space")
 """Variants that notebook 11 trains by itself at the quick preset."""
 METRIC, ALPHA = "NDCG@10", 0.01
-READ: dict[Preset, int] = {"quick": 6000, "small": 12_000, "full": 10_000}
+READ: dict[Preset, int] = {"quick": 6000, "small": 8000, "full": 10_000}
 """Tokens of general prose that are read at presets that cannot afford all."""
 BY_LAYER = {
     "weights": "weights changed [of their norm]", "leakage": "share outside the null space",

@@ -28,7 +28,7 @@ TABLES = (2, 3, 4)
 """The paper's tables of ranking quality."""
 FAST = ("UniSAR", "TEM")
 SETTINGS: dict[Preset, AuditSettings] = {
-    "quick": AuditSettings(users=100), "small": AuditSettings(users=300), "full": AuditSettings(),
+    "quick": AuditSettings(users=100), "small": AuditSettings(users=150), "full": AuditSettings(),
     "paper": AuditSettings(),
 }  # fmt: skip
 TIES = "ties [% of queries]"

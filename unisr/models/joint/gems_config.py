@@ -94,7 +94,7 @@ PRESETS: dict[str, tuple[TrainConfig, ModelConfig]] = {
     "quick": (
         _training(2, 1000, rank=8, warmup_steps=5, validation_users=50), GEMSConfig(lm=CausalLMConfig(testbed=TINY)),
     ),
-    "small": (_training(2, 4000, rank=16), GEMSConfig()),
+    "small": (_training(2, 2500, rank=16), GEMSConfig()),
     "full": (_training(3, 2000, rank=72), GEMSConfig(lm=CausalLMConfig(name="smollm2"))),
     "paper": PAPER,
 }
