@@ -232,6 +232,7 @@ def test_all_and_norms_train_more(setting: RandomSetting, scorer: GEMS) -> None:
     assert everything - trained(scorer) - gains == {"lm.model.embed_tokens.weight"}
 
 
+@pytest.mark.filterwarnings("error::FutureWarning")
 @pytest.mark.parametrize("adapter", ["lora", "dora", "task_lora"])
 def test_adapters_start_as_the_lm_and_are_trained_in_its_place(
     setting: RandomSetting, scorer: GEMS, adapter: str

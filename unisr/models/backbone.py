@@ -19,6 +19,7 @@ from transformers import (
 from unisr.config import Settings
 from unisr.errors import ConfigError
 from unisr.models import packed
+from unisr.models.adapters import with_adapters
 from unisr.models.tokenizer import train_tokenizer
 from unisr.pretrained import Pretrained
 
@@ -170,7 +171,7 @@ def _pretrained(config: BackboneConfig) -> tuple[PreTrainedTokenizerBase, nn.Mod
 
 def _adapted(model: nn.Module, config: BackboneConfig) -> nn.Module:
     """The model with trainable low-rank updates in place; returns the base model, whose layers carry them."""
-    from peft import LoraConfig, get_peft_model
+    from peft import LoraConfig
 
     names = {name.rsplit(".", 1)[-1] for name, part in model.named_modules() if isinstance(part, nn.Linear)}
     if not (targets := sorted(names & set(config.adapter_targets))):
@@ -181,4 +182,4 @@ def _adapted(model: nn.Module, config: BackboneConfig) -> nn.Module:
         r=config.adapter_rank, lora_alpha=config.adapter_alpha, lora_dropout=config.dropout,
         target_modules=targets, use_dora=config.adapter == "dora",
     )  # fmt: skip
-    return get_peft_model(model, lora).get_base_model()
+    return with_adapters(model, lora).get_base_model()

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import ModelOutput
 
 from unisr.config import Settings
+from unisr.models.adapters import with_adapters
 from unisr.models.smollm2 import smollm2
 from unisr.pretrained import Pretrained
 from unisr.training.pretraining import TestbedConfig, blocks_of, byte_tokenizer, initial, testbed
@@ -84,13 +85,13 @@ def adapted(lm: PreTrainedModel, kind: Adapter, *, rank: int, alpha: int) -> Pre
     lora: W + (alpha / rank) B A. dora: the same with a trained norm of each row of outputs. task_lora: one LoRA for
     each of the tasks `rec` and `src`; `adapter_of` says which acts.
     """
-    from peft import LoraConfig, get_peft_model
+    from peft import LoraConfig
 
     targets = sorted({name.rsplit(".", 1)[-1] for name in linear_layers(lm)})
     lora = LoraConfig(r=rank, lora_alpha=alpha, target_modules=targets, use_dora=kind == "dora")
     if kind != "task_lora":
-        return get_peft_model(lm, lora).get_base_model()
-    model = get_peft_model(lm, lora, adapter_name="rec")
+        return with_adapters(lm, lora).get_base_model()
+    model = with_adapters(lm, lora, "rec")
     model.add_adapter("src", lora)
     _both_trainable(model.get_base_model())
     return model.get_base_model()
