@@ -58,7 +58,7 @@ class Hosts(Protocol):
         """How many jobs there is room for, side by side."""
 
     def submit(self, function: str, payload: Any) -> Future[str]:
-        """Call `module:name` with a JSON value in a fresh process; the future gives its note or raises."""
+        """Call `module:name` with a JSON value in a process of its own; the future gives its note or raises."""
 
 
 def run_jobs(

@@ -156,7 +156,7 @@ STUDIES: dict[str, Study] = {
         },
         base={
             "quick": {"training": {"epochs": 1, "epoch_examples": 1500, "validation_users": 20}},
-            "small": {"training": {"epochs": 5, "epoch_examples": 10_000}},
+            "small": {"training": {"epochs": 5, "epoch_examples": 7000}},
         },
         unasked=("small",),
     ),

@@ -23,7 +23,8 @@ AXES = {
 MORE_IS_BETTER = ("queries_second",)
 MEMORY_NOTE = (
     "Peak memory is that of the whole process from its start (ru_maxrss): interpreter, libraries, data and whatever "
-    "ran before in that process; on a GPU, that of torch's tensors. A method without weights shows what all share."
+    "ran before in that process; on a GPU, that of torch's tensors. Runs of `unisr reproduce` are forks, "
+    "which count the libraries' pages that they touch. A method without weights shows what all share."
 )
 
 

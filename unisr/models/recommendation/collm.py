@@ -177,7 +177,7 @@ stage), batch and epochs."""
 
 CoLLM.presets = {
     "quick": (_training(3, 1000, warmup_steps=5, validation_users=50), CoLLMConfig(history=5)),
-    "small": (_training(8, 8000), CoLLMConfig()),
+    "small": (_training(8, 5000), CoLLMConfig()),
     "full": (_training(16, 12_000, validation_users=400), CoLLMConfig()),
     "paper": (
         _training(20, 100_000, batch_size=40, learning_rate=1e-3, schedule="cosine", warmup_steps=200,
