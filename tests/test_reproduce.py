@@ -13,7 +13,7 @@ from unisr.config import RunConfig
 from unisr.data.candidates import KINDS
 from unisr.errors import UnknownNameError
 from unisr.report import notebooks, store
-from unisr.reproduce import plan, reproduce
+from unisr.reproduce import LONG, plan, reproduce
 from unisr.variants import STUDIES
 
 
@@ -67,6 +67,10 @@ def test_reproduce_makes_an_index_and_reuses_what_is_stored(tmp_path: Path, monk
     again = reproduce("quick", **options)  # type: ignore[arg-type]
     assert {run.folder: run.folder.stat().st_mtime_ns for run in store.runs()} == made
     assert [o.name for o in again.outcomes] == ["Popularity seed 0", "Lexical seed 0", "01_datasets", "report"]
+
+
+def test_long_notebooks_are_there() -> None:
+    assert {source.stem for source in notebooks.sources()} >= set(LONG)
 
 
 def test_runs_only_stores_runs_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,8 @@ from unisr.report.publish import report
 from unisr.variants import Study, kinds, named, studies_of
 
 __all__ = ["Summary", "plan", "report", "reproduce"]
+LONG = ("05_mutual_information", "07_gradient_conflict", "11_gems", "14_audit")
+"""Notebooks that analyze trained models for minutes."""
 
 
 @dataclass
@@ -72,7 +74,7 @@ def reproduce(
     if runs_only:
         summary.seconds = time.monotonic() - started
         return summary
-    pages = [Job(source.stem, (source, dataset, preset)) for source in sources]
+    pages = [Job(source.stem, (source, dataset, preset)) for source in _longest_first(sources)]
     summary.outcomes += run_jobs(pages, _execute, processes=jobs)
     summary.outcomes.append(timed("report", lambda: str(report())))
     if not summary.outcomes[-1].failed:
@@ -164,6 +166,11 @@ def _stored(config: RunConfig) -> bool:
 
 def _name(method: str, seed: int) -> str:
     return f"{method} seed {seed}"
+
+
+def _longest_first(sources: Sequence[Path]) -> list[Path]:
+    """So that no process ends up with a long one alone."""
+    return sorted(sources, key=lambda source: source.stem not in LONG)
 
 
 def _execute(page: tuple[Path, str, str]) -> str:

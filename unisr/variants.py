@@ -101,10 +101,10 @@ def _tuned(change: Change, **chosen: float) -> Change:
 
 SHORT: dict[Preset, Change] = {
     "quick": {"training": {"epochs": 1, "epoch_examples": 300, "validation_users": 20}},
-    "small": {"training": {"epochs": 3, "epoch_examples": 5_000, "validation_users": 100}},
+    "small": {"training": {"epochs": 3, "epoch_examples": 4_000, "validation_users": 100}},
     "full": {"training": {"epochs": 4, "epoch_examples": 25_000, "validation_users": 200}},
 }
-"""Trainings of GenSR's studies: nine within a notebook's minute, forty runs in a quarter of an hour on two cores, a
+"""Trainings of GenSR's studies: nine within a notebook's minute, forty runs in twenty minutes on two cores, a
 third of the full preset's training, which a CPU can repeat for all variants and seeds within a day."""
 
 STUDIES: dict[str, Study] = {

@@ -22,7 +22,7 @@ from unisr.variants import label
 
 SETTINGS: dict[str, ConflictSettings] = {
     "quick": ConflictSettings(probes=12, epochs=2, epoch_examples=1000),
-    "small": ConflictSettings(probes=40, epochs=4, epoch_examples=6000),
+    "small": ConflictSettings(probes=36, epochs=3, epoch_examples=6000),
     "full": ConflictSettings(probes=100),
     "paper": ConflictSettings(probes=200),
 }

@@ -95,7 +95,7 @@ they rank no worse at 3.6 times the rows/s (`unisr bench layouts`). Of KuaiSAR n
 
 PRESETS: dict[str, tuple[TrainConfig, ModelConfig]] = {
     "quick": (_training(2, 800, warmup_steps=5, validation_users=50), GenSRConfig()),
-    "small": (_training(10, 15_000), GenSRConfig()),
+    "small": (_training(10, 12_000), GenSRConfig()),
     "full": (_training(12, 25_000, validation_users=400), GenSRConfig()),
     "paper": PAPER,
 }
