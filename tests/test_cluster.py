@@ -23,6 +23,7 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 import unisr
+from tests.processes import alive, ancestors
 from tests.report.stored import CLOCKS
 from unisr.cli import app
 from unisr.config import RunConfig
@@ -96,20 +97,13 @@ def kill_one_at_work(cluster: Cluster, config: RunConfig, found: dict[str, objec
 
     waited(lambda: list(checkpoints.glob("epoch-0*/state.json")))
     found["job"] = process = int(lock.read_text())
-    parent = int(Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[1])
-    (worker,) = (w for w in cluster.workers if w.pid == parent)
+    above = set(ancestors(process))
+    (worker,) = (w for w in cluster.workers if w.pid in above)
     os.kill(worker.pid, signal.SIGKILL)
     worker.wait()
     waited(lambda: not alive(process))
     (state,) = checkpoints.glob("epoch-0*/state.json")
     found["rows"] = json.loads(state.read_text())["rows"]
-
-
-def alive(process: int) -> bool:
-    try:
-        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
 
 
 @pytest.fixture

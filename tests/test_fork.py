@@ -10,6 +10,7 @@ import time
 
 import pytest
 
+from tests.processes import alive
 from unisr import fork
 from unisr.errors import ConfigError
 from unisr.fork import ForkError, forked
@@ -21,14 +22,6 @@ import os, sys, time
 from unisr.fork import forked
 {call}
 """
-
-
-def alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    return True
 
 
 def test_changes_stay_in_the_fork() -> None:

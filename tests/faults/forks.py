@@ -19,10 +19,11 @@ import sys
 import time
 import traceback
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+
+from tests.processes import children
 
 ROOT = Path(__file__).resolve().parents[2]
 NOBODY = 65_534
@@ -175,20 +176,9 @@ class _Fork:
         if not self.fault.worker:
             self.struck = True
             os.killpg(self.process, self.fault.signal)
-        elif workers := _workers(self.process):
+        elif workers := children(self.process):
             self.struck = True
             os.kill(max(workers), self.fault.signal)
-
-
-def _workers(process: int) -> list[int]:
-    """Ids of the processes that a process has started for work."""
-    found = []
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        with suppress(OSError):
-            parent = int(stat.read_text().rpartition(")")[2].split()[1])
-            if parent == process and b"tracker" not in (stat.parent / "cmdline").read_bytes():
-                found.append(int(stat.parent.name))
-    return found
 
 
 def _ended(request: dict[str, Any]) -> list[Ending]:

@@ -16,6 +16,7 @@ import pytest
 from tests.faults.commands import COMMANDS
 from tests.faults.forks import ROOT, Ending, Fault, Forks
 from tests.faults.trees import check_done, check_left, shown
+from tests.processes import LISTED
 
 Undisturbed = Callable[[str], tuple[Path, Ending]]
 TIMES = [2, pytest.param(20, marks=pytest.mark.faults)]
@@ -106,7 +107,7 @@ def test_what_is_stored_is_read_without_the_right_to_write(
     assert ending.code == 0, ending.errors
 
 
-@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs Linux's list of processes")
+@pytest.mark.skipif(not LISTED, reason="needs Linux's list of processes")
 @pytest.mark.parametrize("times", [pytest.param(5, marks=pytest.mark.faults)])
 def test_a_worker_that_dies(forks: Forks, undisturbed: Undisturbed, tmp_path: Path, times: int) -> None:
     expected, _ = undisturbed("reproduce")
@@ -114,7 +115,7 @@ def test_a_worker_that_dies(forks: Forks, undisturbed: Undisturbed, tmp_path: Pa
     for number in range(times):
         seconds = random.Random(f"worker {number}").uniform(0, 20)
         ending = forks.run(command, tmp_path / "home", Fault(seconds=seconds, worker=True))
-        check_told(ending, *(["FAILED", "died"] if ending.code else []))
+        check_told(ending, *(["FAILED", "was ended by signal 9"] if ending.code else []))
         check_goes_on(forks, "reproduce", tmp_path / "home", expected)
 
 
