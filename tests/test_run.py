@@ -20,12 +20,14 @@ import unisr
 from unisr import registry
 from unisr import run as run_function
 from unisr.config import ModelConfig, RunConfig, TrainConfig
+from unisr.data import load_dataset
 from unisr.data.batches import Batch
 from unisr.data.corpus import Corpus
 from unisr.errors import ConfigError, StoreError
 from unisr.evaluation import evaluate
 from unisr.lock import exclusive
 from unisr.models.base import Scorer, Tables
+from unisr.paths import data_dir
 from unisr.registry import Card
 from unisr.report import store
 from unisr.run import choose_device, load_scorer, prepare_inputs
@@ -203,6 +205,18 @@ def test_what_a_process_left_that_was_killed_after_storing_is_cleared_away() -> 
         left = made.folder.with_name(f"{made.folder.name}.{kind}")
         left.mkdir() if kind == "partial" else left.touch()
         assert unisr.run(config("Popularity")).folder == made.folder and not left.exists(), kind
+
+
+def test_the_lock_beside_tables_is_discarded_unless_it_is_held() -> None:
+    """Left by a process that was killed between storing the tables and giving the lock back."""
+    load_dataset("synthetic")
+    lock = data_dir() / "synthetic" / "synthetic.lock"
+    with exclusive(lock):
+        load_dataset("synthetic")
+        assert lock.exists()
+    lock.write_text("1")
+    load_dataset("synthetic")
+    assert not lock.exists()
 
 
 def test_checkpoint_of_other_code_is_refused_until_overwritten(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 try:
@@ -59,6 +59,18 @@ def _taken(handle: int, path: Path) -> bool:
         return os.path.samestat(os.fstat(handle), os.stat(path))
     except (BlockingIOError, FileNotFoundError):
         return False
+
+
+def discard(path: Path) -> None:
+    """Remove the lock file of a process that was killed when its work was done already; one that is held stays."""
+    # Where nothing may be written it can stay: it hinders nobody.
+    with suppress(OSError):
+        handle = os.open(path, os.O_RDWR)
+        try:
+            if _taken(handle, path):
+                path.unlink()
+        finally:
+            os.close(handle)
 
 
 def locked(path: Path) -> bool:

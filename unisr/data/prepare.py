@@ -21,7 +21,7 @@ from unisr.data import download
 from unisr.data.schema import COLUMNS, Dataset, Task
 from unisr.data.sources import Source, source
 from unisr.errors import DataError
-from unisr.lock import exclusive
+from unisr.lock import discard, exclusive
 from unisr.paths import data_dir
 from unisr.random import generator
 from unisr.seals import SUMS, damaged, file_hash, seal
@@ -50,9 +50,12 @@ def load_dataset(
     """
     chosen = source(name)
     folder = Path(folder).expanduser() if folder is not None else None
+    lock = data_dir() / chosen.name / f"{chosen.name}.lock"
     dataset = _cached(chosen, seed, folder, logging.DEBUG)
-    if dataset is None:
-        with exclusive(data_dir() / chosen.name / f"{chosen.name}.lock"):
+    if dataset is not None:
+        discard(lock)
+    else:
+        with exclusive(lock):
             dataset = _cached(chosen, seed, folder) or _prepare(chosen, seed, folder)
     return dataset if max_users is None else sample_users(dataset, max_users, seed=seed)
 
