@@ -19,8 +19,10 @@ from unisr import fork, registry
 from unisr.background import Background, Done, Event, Failed, Stopped
 from unisr.errors import UnisrError
 
-QUIET = {"OMP_NUM_THREADS": "1", "UNISR_PROGRESS": "0", "TOKENIZERS_PARALLELISM": "false"}
-"""One thread a process: processes side by side are faster than threads side by side for models of this size."""
+QUIET = {"OMP_NUM_THREADS": "1", "UNISR_PROGRESS": "0", "TOKENIZERS_PARALLELISM": "false",
+         "PYTORCH_NVML_BASED_CUDA_CHECK": "1"}  # fmt: skip
+"""One thread a process: processes side by side are faster than threads side by side for models of this size. And torch
+looks for GPUs without starting CUDA, which no fork could use after that."""
 
 
 class JobError(UnisrError):
