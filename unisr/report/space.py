@@ -48,12 +48,14 @@ class Spaces:
         rows = self.numbers[(self.numbers["method"] == method) & self.numbers["main"]]
         return rows["layer"].iloc[0]
 
-    def _repr_markdown_(self) -> str:
+    def __repr__(self) -> str:
         seeds = self.numbers[self.numbers["method"] != DATA].groupby("method", sort=False)["seed"].nunique()
         text = "Seeds: " + ", ".join(f"{name} {count}" for name, count in seeds.items()) + "."
         queries = int(self.numbers["queries"].max())
         text += f" {queries} queries, about half of them of each task."
         return text + ("\n\nNot shown: " + "; ".join(self.missing) + "." if self.missing else "")
+
+    _repr_markdown_ = __repr__
 
 
 def spaces(dataset: str, preset: str, methods: str, settings: SpaceSettings | None = None) -> Spaces:
