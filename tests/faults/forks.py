@@ -121,12 +121,16 @@ def _command(arguments: list[str], home: str, fault: Fault, counter: mmap.mmap) 
     _watch(fault, counter)
     sys.argv = ["unisr", *arguments]
     try:
+        # Outside of the command an interrupt ends the process without a word.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         app(arguments)
     except SystemExit as end:
         return end.code if isinstance(end.code, int) else int(end.code is not None)
     except BaseException:
         traceback.print_exc()
         return 1
+    finally:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
     return 0
 
 
@@ -140,7 +144,7 @@ class _Fork:
         self.process = os.fork()
         if not self.process:
             os.setpgid(0, 0)
-            signal.signal(signal.SIGINT, signal.default_int_handler)
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
             for number, (_, write) in enumerate(pipes, start=1):
                 os.dup2(write, number)
             code = _command(arguments, home, fault, self.counter)
