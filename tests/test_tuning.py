@@ -159,6 +159,7 @@ def committed() -> list[tuple[str, str]]:
 
 
 OWN_IN_FULL = {
+    "GEMS": "the full preset has another language model, with a search of its own (`unisr.variants.SMOLLM2`)",
     "JSR": "over 20 epochs weight decay 1.0 reaches .530 on validation and the chosen settings .517: they overfit",
     "LightGCN": "400 epochs at .001 and 200 at the chosen .01 end at the same validation NDCG@5 (.262 and .261)",
 }

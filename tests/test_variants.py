@@ -17,8 +17,6 @@ from unisr.models.joint import GenSRConfig
 from unisr.reproduce import all_candidates, plan
 from unisr.variants import BETAS, OWN, STUDIES, TAUS, find, label, point, variants
 
-TUNED = ("learning_rate", "weight_decay")
-
 
 @pytest.mark.parametrize("name", STUDIES)
 @pytest.mark.parametrize("preset", ["quick", "small", "full"])
@@ -43,8 +41,11 @@ def test_all_runs_of_a_study_have_one_training(name: str, preset: str) -> None:
     whole, *others = variants(name, preset=preset).items()
     for variant, config in others:
         changed = STUDIES[name].changes[variant].get("training", {})
-        assert set(changed) <= {"tasks", "aggregator", "subspace", *TUNED}
-        kept = set(TrainConfig.model_fields) - set(changed)
+        assert set(changed) <= {"tasks", "aggregator", "subspace"}
+        tuned = STUDIES[name].tuned.get(preset, {}).get(variant, {})
+        assert set(tuned) <= {"learning_rate", "weight_decay"}
+        assert all(getattr(config.training, setting) == value for setting, value in tuned.items())
+        kept = set(TrainConfig.model_fields) - set(changed) - set(tuned)
         assert all(getattr(config.training, name) == getattr(whole[1].training, name) for name in kept)
     of_preset = registry.method(STUDIES[name].method).presets[preset][0]
     assert (whole[1].training == of_preset) == (preset not in STUDIES[name].base)

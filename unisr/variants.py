@@ -35,6 +35,9 @@ class Study:
     """Name of the variant -> settings that differ from the whole method's."""
     base: Mapping[Preset, Change] = field(default_factory=dict)
     """Settings of the whole method and all variants alike that differ from the preset's."""
+    tuned: Mapping[Preset, Mapping[str, Mapping[str, float]]] = field(default_factory=dict)
+    """Training settings of a variant that a search of its own chose in place of the preset's, so that none is compared
+    at the settings of another."""
     only: Mapping[Preset, tuple[str, ...]] = field(default_factory=dict)
     """The variants of a preset that cannot afford all."""
     kinds: tuple[CandidateKind, ...] = ("uniform",)
@@ -50,10 +53,12 @@ class Study:
 
     def configs(self, preset: Preset, *, dataset: str = "ml-100k", seed: int = 0) -> dict[str, RunConfig]:
         """The whole method under its own name, then each variant."""
-        changes = {self.method: {}, **self.changes}
+        changes, tuned = {self.method: {}, **self.changes}, self.tuned.get(preset, {})
         shared = {"method": self.method, "dataset": dataset, "preset": preset, "seed": seed}
         return {
-            name: RunConfig(**shared, **_merged(self.base.get(preset, {}), changes[name]))
+            name: RunConfig(
+                **shared, **_merged(self.base.get(preset, {}), changes[name], {"training": tuned.get(name, {})})
+            )
             for name in self.names(preset)
         }
 
@@ -71,8 +76,9 @@ def _ids(study: Study, preset: Preset, dataset: str) -> dict[str, str]:
     return {config.config_id: name for name, config in study.configs(preset, dataset=dataset).items()}
 
 
-def _merged(base: Change, change: Change) -> Change:
-    return {part: base.get(part, {}) | change.get(part, {}) for part in ("model", "training")}
+def _merged(*changes: Change) -> Change:
+    """The changes one over the other."""
+    return {part: {k: v for c in changes for k, v in c.get(part, {}).items()} for part in ("model", "training")}
 
 
 def point(tau: float, beta: float) -> str:
@@ -94,11 +100,6 @@ def _subspace(**settings: object) -> Change:
     return {"training": {"subspace": settings}}
 
 
-def _tuned(change: Change, **chosen: float) -> Change:
-    """With the settings that the variant's own search chose in place of the preset's (`unisr tune --variants`)."""
-    return {**change, "training": change["training"] | chosen}
-
-
 SHORT: dict[Preset, Change] = {
     "quick": {"training": {"epochs": 1, "epoch_examples": 300, "validation_users": 20}},
     "small": {"training": {"epochs": 3, "epoch_examples": 4_000, "validation_users": 100}},
@@ -106,6 +107,16 @@ SHORT: dict[Preset, Change] = {
 }
 """Trainings of GenSR's studies: nine within a notebook's minute, forty runs in twenty minutes on two cores, a
 third of the full preset's training, which a CPU can repeat for all variants and seeds within a day."""
+
+TESTBED = {
+    "GaLore": {"learning_rate": 5e-3, "weight_decay": 0.01},
+    "without null space": {"learning_rate": 5e-3},
+    "released form": {"learning_rate": 5e-3, "weight_decay": 0.01},
+}
+"""Chosen by `unisr tune GEMS --variants`, on the language model of `small`."""
+SMOLLM2 = {name: {"learning_rate": 3e-4} for name in ("full fine-tuning", "PCGrad")}
+"""Chosen by validation after 30 steps: GEMS and LoRA among 3e-4, 1e-3 and 3e-3, which was best for both, full
+fine-tuning among 1e-4, 3e-4 and 1e-3. The others have what was chosen for their kin."""
 
 STUDIES: dict[str, Study] = {
     "identifiers": Study(
@@ -164,23 +175,21 @@ STUDIES: dict[str, Study] = {
         "GEMS",
         {
             "full fine-tuning": {"model": {"trained": "all"}, "training": {"subspace": None}},
-            "PCGrad": {"model": {"trained": "all"}, "training": {"subspace": None, "aggregator": "pcgrad"}},
             "LoRA": {"model": {"adapter": "lora"}, "training": {"subspace": None}},
+            "PCGrad": {"model": {"trained": "all"}, "training": {"subspace": None, "aggregator": "pcgrad"}},
             "DoRA": {"model": {"adapter": "dora"}, "training": {"subspace": None}},
             "a LoRA per task": {"model": {"adapter": "task_lora"}, "training": {"subspace": None}},
-            "GaLore": _tuned(_subspace(task_subspaces=False, null_space=None), learning_rate=5e-3, weight_decay=0.01),
+            "GaLore": _subspace(task_subspaces=False, null_space=None),
             "without multi-subspace": _subspace(task_subspaces=False),
-            "without null space": _tuned(_subspace(null_space=None), learning_rate=5e-3),
+            "without null space": _subspace(null_space=None),
             "random bases": _subspace(basis="random"),
             "words trained too": {"model": {"trained": "all"}},
             "released form": {
                 "model": {"trained": "all", "item_start": "random"},
-                **_tuned(
-                    _subspace(passes="three", task_weights="shares", null_space=RELEASED_NULL_SPACE),
-                    learning_rate=5e-3, weight_decay=0.01,
-                ),
+                **_subspace(passes="three", task_weights="shares", null_space=RELEASED_NULL_SPACE),
             },
         },
+        tuned={"quick": TESTBED, "small": TESTBED, "full": SMOLLM2},
         unasked=("quick", "small"),
     ),
     "subspace": Study(

@@ -32,6 +32,11 @@ AT_ONCE = (FULL, "LoRA", "without null space")
 METRIC, ALPHA = "NDCG@10", 0.01
 READ: dict[Preset, int] = {"quick": 6000, "small": 8000, "full": 10_000}
 """Tokens of general prose that are read at presets that cannot afford all."""
+WATCHED: dict[Preset, SubspaceConflictSettings] = {
+    "quick": SubspaceConflictSettings(probes=4, epochs=1, epoch_examples=300),
+    "full": SubspaceConflictSettings(probes=6, users=32, epochs=1, epoch_examples=1600),
+}
+"""Shorter trainings than the preset's, where a probe costs as much as many steps or time is short."""
 BY_LAYER = {
     "weights": "weights changed [of their norm]", "leakage": "share outside the null space",
     "protected": "outputs moved, protected", "free": "outputs moved, free", "null_energy": "energy in the null space",
@@ -116,9 +121,8 @@ def by_layer(frame: pd.DataFrame, variant: str) -> pd.DataFrame:
 
 
 def conflict(config: RunConfig, preset: Preset) -> pd.DataFrame:
-    """`subspace_conflict` of GEMS' training: short at the quick preset, of four probes; else as the preset trains."""
-    settings = SubspaceConflictSettings(probes=4, epochs=1, epoch_examples=300) if preset == "quick" else None
-    return subspace_conflict(config, settings or SubspaceConflictSettings())
+    """`subspace_conflict` of GEMS' training, watched as `WATCHED` tells, else as the preset trains."""
+    return subspace_conflict(config, WATCHED.get(preset) or SubspaceConflictSettings())
 
 
 def costs(runs: Sequence[Run]) -> pd.DataFrame:

@@ -95,6 +95,6 @@ PRESETS: dict[str, tuple[TrainConfig, ModelConfig]] = {
         _training(2, 1000, rank=8, warmup_steps=5, validation_users=50), GEMSConfig(lm=CausalLMConfig(testbed=TINY)),
     ),
     "small": (_training(2, 2500, rank=16), GEMSConfig()),
-    "full": (_training(3, 2000, rank=72), GEMSConfig(lm=CausalLMConfig(name="smollm2"))),
+    "full": (_training(3, 2000, rank=72, precision="bf16"), GEMSConfig(lm=CausalLMConfig(name="smollm2"))),
     "paper": PAPER,
 }
