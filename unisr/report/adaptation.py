@@ -30,8 +30,12 @@ FULL, PEFT = "full fine-tuning", ("LoRA", "DoRA", "a LoRA per task")
 AT_ONCE = (FULL, "LoRA", "without null space")
 """Variants that notebook 11 trains by itself at the quick preset."""
 METRIC, ALPHA = "NDCG@10", 0.01
-READ: dict[Preset, int] = {"quick": 6000, "small": 8000, "full": 10_000}
-"""Tokens of general prose that are read at presets that cannot afford all."""
+READ: dict[Preset, KnowledgeSettings] = {
+    "quick": KnowledgeSettings(tokens=6000),
+    "small": KnowledgeSettings(tokens=8000),
+    "full": KnowledgeSettings(tokens=10_000),
+}
+"""Less of the general prose, where all of it takes too long."""
 WATCHED: dict[Preset, SubspaceConflictSettings] = {
     "quick": SubspaceConflictSettings(probes=4, epochs=1, epoch_examples=300),
     "full": SubspaceConflictSettings(probes=6, users=32, epochs=1, epoch_examples=1600),
@@ -68,8 +72,7 @@ def quality(runs: Sequence[Run], task: str) -> pd.DataFrame:
 
 def known(runs: Sequence[Run]) -> pd.DataFrame:
     """`knowledge` of every run (kept, or computed where it is not), with a column variant."""
-    preset = runs[0].config.preset
-    settings = KnowledgeSettings(tokens=READ[preset]) if preset in READ else KnowledgeSettings()
+    settings = READ.get(runs[0].config.preset, KnowledgeSettings())
     return pd.concat([knowledge(run.config, settings).assign(variant=name(run)) for run in runs], ignore_index=True)
 
 
@@ -122,7 +125,7 @@ def by_layer(frame: pd.DataFrame, variant: str) -> pd.DataFrame:
 
 def conflict(config: RunConfig, preset: Preset) -> pd.DataFrame:
     """`subspace_conflict` of GEMS' training, watched as `WATCHED` tells, else as the preset trains."""
-    return subspace_conflict(config, WATCHED.get(preset) or SubspaceConflictSettings())
+    return subspace_conflict(config, WATCHED.get(preset, SubspaceConflictSettings()))
 
 
 def costs(runs: Sequence[Run]) -> pd.DataFrame:
