@@ -138,6 +138,8 @@ class ScorerContract:
     overfit_rate: ClassVar[float] = 1e-2
     overfit_factor: ClassVar[float] = 0.3
     """The loss of 8 rows falls below this share of its start."""
+    draws_targets: ClassVar[bool] = False
+    """Each step draws one target of a window; only those that are ranked afterwards are then learnt by heart."""
     tolerance: ClassVar[float] = 2e-5
 
     @pytest.fixture
@@ -317,6 +319,8 @@ class ScorerContract:
         if not scorer.trainable:
             pytest.skip("nothing to train")
         batch = setting.training_batch(scorer, 8)
+        if self.draws_targets:
+            batch = replace(batch, targets=batch.targets * _at_end(batch))
         optimizer = torch.optim.AdamW(scorer.parameters(), lr=self.overfit_rate, weight_decay=0.0)
         torch.manual_seed(0)
         start = _task_loss(scorer, batch)
@@ -335,13 +339,18 @@ def _task_loss(scorer: Scorer, batch: Batch | SequenceBatch) -> float:
     return sum(float(term) for name, term in scorer.losses(batch).items() if name in TASKS)
 
 
+def _at_end(batch: SequenceBatch) -> Tensor:
+    """Which targets, [B, M] bool, follow the last column of their window."""
+    return batch.states == batch.items.shape[1] - 1
+
+
 def _last_targets(batch: SequenceBatch, n_items: int) -> Batch:
     """The windows whose last column predicts a target, ranked against the whole catalog."""
-    at_end = batch.states == batch.items.shape[1] - 1
+    last = _at_end(batch)
     # Several targets may share a time stamp and so a state; such rows have no single right answer.
-    row = (at_end.sum(1) == 1).nonzero().squeeze(1)
+    row = (last.sum(1) == 1).nonzero().squeeze(1)
     assert len(row), "no window ends before a single target"
-    place = at_end[row].long().argmax(1)
+    place = last[row].long().argmax(1)
     candidates = torch.arange(1, n_items + 1).expand(len(row), -1)
     labels = (candidates == batch.targets[row, place].unsqueeze(1)).float()
     user, query = batch.user[row], torch.zeros_like(batch.user[row])

@@ -28,6 +28,8 @@ UNREACHED = {
 class TestCoLLM(ScorerContract):
     method = "CoLLM"
     no_gradient = UNREACHED
+    overfit_steps = 100
+    overfit_rate = 3e-3
 
 
 @pytest.fixture(scope="module")

@@ -21,8 +21,9 @@ WORDS = st.lists(st.sampled_from(["war", "love", "1997", "drama", "space", "the"
 
 class TestIDGenRec(ScorerContract):
     method = "IDGenRec"
-    overfit_steps = 200
+    overfit_steps = 120
     overfit_rate = 3e-3
+    draws_targets = True
 
 
 @pytest.fixture(scope="module")

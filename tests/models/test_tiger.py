@@ -20,8 +20,9 @@ AT_BUILD = "the ids are made of it when the method is built"
 class TestTIGER(ScorerContract):
     method = "TIGER"
     not_in_batch = {"item text": AT_BUILD}
-    overfit_steps = 200
+    overfit_steps = 100
     overfit_rate = 3e-3
+    draws_targets = True
 
 
 @pytest.fixture(scope="module")
