@@ -98,7 +98,7 @@ def test_a_model_at_chance_decides_nothing(tmp_path: Path, monkeypatch: pytest.M
 
 def test_head_reading_and_tables_follow_the_runs(runs: list[Run]) -> None:
     text = studies.about("ablation", runs)
-    assert "GenSR and 7 variants, 2 seed(s) each" in text and "3 epochs of 4,000 examples" in text
+    assert "GenSR and 7 variants, 2 seeds each" in text and "3 epochs of 4,000 examples" in text
     assert "Not stored: without task prompts. Make them with `unisr reproduce --data synthetic --preset small" in text
     frame = ablation.drops(runs, "NDCG@5")
     reading = ablation.reading(frame, "NDCG@5")

@@ -17,6 +17,7 @@ from unisr.random import generator
 from unisr.report import comparison
 from unisr.report.lineup import named
 from unisr.report.store import Run
+from unisr.report.studies import number
 from unisr.report.verdicts import REFUSED, SUPPORTED, UNDECIDED
 from unisr.variants import label
 
@@ -237,5 +238,5 @@ def repair_reading(found: Mapping[str, pd.DataFrame], metric: str = "NDCG@10") -
                          f"{', clear' if row['significant'] else ''})" for name, row in others.iterrows())  # fmt: skip
         lines.append(f"- **{TASK_TITLES[task]}**: plain sum {rows.loc[PLAIN, 'value']:.3f} {metric}; {told}. "
                      f"{'Some differ' if others['significant'].any() else 'None differs'} from the sum by the "
-                     f"corrected paired test; {int(rows['seeds'].min())} seed(s).")  # fmt: skip
+                     f"corrected paired test; {number(int(rows['seeds'].min()), 'seed')}.")  # fmt: skip
     return "\n".join(lines)

@@ -13,6 +13,7 @@ from plotly.subplots import make_subplots
 
 from unisr.report.conflict import PAPER_LAYER, SEVERE, of_part
 from unisr.report.figures import LEGEND_BELOW, PALETTE, TEMPLATE
+from unisr.report.studies import number
 from unisr.report.svg import svg_text
 
 BOUNDS = (-1.05, 1.05)
@@ -80,7 +81,7 @@ def _curves(frame: pd.DataFrame, part: str) -> dict[str, pd.DataFrame]:
     for name, own in rows.groupby("method", sort=False):
         mean = own.groupby("step")[["cosine", *FLOORS]].mean().round(4).reset_index()
         ends = mean[list(FLOORS)]
-        title = f"{name} ({own['seed'].nunique()} seed(s), {own['trained_epochs'].iloc[0]} epochs)"
+        title = f"{name} ({number(own['seed'].nunique(), 'seed')}, {number(own['trained_epochs'].iloc[0], 'epoch')})"
         found[title] = mean.assign(low=ends.min(axis=1), high=ends.max(axis=1))
     return found
 
@@ -133,6 +134,6 @@ def _parts(frame: pd.DataFrame, method: str, epoch: int) -> tuple[pd.DataFrame, 
     kinds = mean["kind"].where(~mean["paper"], PAPER_LAYER)
     mean["label"] = kinds + ": " + mean["part"]
     mean["color"] = np.where(mean["cosine"] < 0, PALETTE[3], PALETTE[0])
-    title = (f"{method}, epoch {shown} of {own['epoch'].max()} ({rows['step'].nunique()} probes, "
-             f"{rows['seed'].nunique()} seed(s))")  # fmt: skip
+    title = (f"{method}, epoch {shown} of {own['epoch'].max()} ({number(rows['step'].nunique(), 'probe')}, "
+             f"{number(rows['seed'].nunique(), 'seed')})")  # fmt: skip
     return mean, title

@@ -33,8 +33,8 @@ def about(name: str, runs: Sequence[Run]) -> str:
     counts = sorted({len(found) for found in seeds.values()})
     own = registry.method(study.method).presets[first.preset][0]
     others = len(seeds) - (study.method in seeds)
-    text = (f"**{first.dataset}, preset {first.preset}**: {study.method} and {others} variant{'s' * (others != 1)}, "
-            f"{' to '.join(map(str, dict.fromkeys([counts[0], counts[-1]])))} seed(s) each, all trained for "
+    text = (f"**{first.dataset}, preset {first.preset}**: {study.method} and {number(others, 'variant')}, "
+            f"{f'{counts[0]} to ' if len(counts) > 1 else ''}{number(counts[-1], 'seed')} each, all trained for "
             f"{length(first.training)}.")  # fmt: skip
     if length(own) != length(first.training):
         text += f" The preset trains longer ({length(own)}): a contrast is fair at equal budgets only, so the whole "
@@ -50,7 +50,12 @@ def about(name: str, runs: Sequence[Run]) -> str:
 def length(training: TrainConfig) -> str:
     """How long a training is, in words."""
     examples = "all" if training.epoch_examples is None else f"{training.epoch_examples:,}"
-    return f"{training.epochs} epoch{'s' if training.epochs != 1 else ''} of {examples} examples"
+    return f"{number(training.epochs, 'epoch')} of {examples} examples"
+
+
+def number(count: int, noun: str) -> str:
+    """`1 seed`, `3 seeds`."""
+    return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
 def changes(name: str, preset: str) -> pd.DataFrame:
